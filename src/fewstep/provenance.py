@@ -1,0 +1,237 @@
+r"""What made a number: the key of an experiment's cell, the machine and the code's revision.
+
+A *cell* is one run of an experiment's notebook with one set of parameters. Its **key** is a SHA-256 over the content
+that determines its numbers:
+
+- the code cells of ``book/experiments/<experiment>.ipynb``;
+- the parameters;
+- the SHA-256 of every shipped weight file that a parameter names (``model: digits-unet``);
+- the source of the modules of this package that the notebook imports, directly or through others. Solver families are
+  found by name when they run, so a family belongs to the cells whose ``solver`` or ``solvers`` parameter names one of
+  its solvers: an edit of one family changes the keys of its own rows only.
+
+Code enters as its syntax tree without comments and docstrings: prose never makes a number stale. The modules that only
+write numbers down or show them (:data:`OUTSIDE`) are left out, and so are the versions of other packages and the
+machine; a record states those, and ``make check`` finds what they change.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError, unknown
+
+__all__ = ["OUTSIDE", "ROOT", "cell_key", "device_name", "package_versions", "revision", "weights_of"]
+
+ROOT = Path(os.environ.get("FEWSTEP_ROOT") or Path(__file__).resolve().parents[2])
+"""The clone that holds the notebooks, the weights and the records (``FEWSTEP_ROOT`` names another one)."""
+
+OUTSIDE = frozenset(f"fewstep.{name}" for name in ("results", "provenance", "figures", "cli", "errors"))
+"""Modules that determine no number: a change of the records' layout, a plot or a message makes nothing stale."""
+
+PACKAGES = ("torch", "diffusers", "torch-fidelity", "numpy", "scipy")
+DIRTY_PATHS = ("src", "book/experiments", "workflow", "data/checkpoints")
+
+
+def cell_key(experiment: str, parameters: Mapping[str, Any], root: Path = ROOT) -> str:
+    """The key of one cell: a SHA-256 in hexadecimal, the same on every machine and supported Python.
+
+    Raises:
+        UserError: if the notebook does not exist or is not plain Python, or a solver or weight file is unknown.
+    """
+    notebook = root / "book" / "experiments" / f"{experiment}.ipynb"
+    cells = _code_cells(notebook)
+    names = parameters.get("solvers", [])
+    solvers = sorted({*([names] if isinstance(names, str) else names), *filter(None, [parameters.get("solver")])})
+    entries = {name: _solver(name) for name in solvers}
+    start = {found for cell in cells for found in _imports(cell, "", False, root)}
+    start |= {entry["module"] for entry in entries.values()}
+    content = {
+        "notebook": [_dump(cell) for cell in cells],
+        "parameters": parameters,
+        "weights": weights_of(parameters, root),
+        "solvers": entries,
+        "sources": {module: _digest(module, root) for module in sorted(_closure(start, root))},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def weights_of(parameters: Mapping[str, Any], root: Path = ROOT) -> dict[str, str]:
+    """SHA-256 of the weight files that the parameters ``model`` and ``features`` name, from the checkpoints' manifest.
+
+    Raises:
+        UserError: if the manifest does not know the name.
+    """
+    manifest = root / "data" / "checkpoints" / "manifest.json"
+    known = {}
+    if manifest.exists():
+        known = {Path(file).stem: entry["sha256"] for file, entry in json.loads(manifest.read_text("utf-8")).items()}
+    found = {}
+    for name in filter(None, (parameters.get("model"), parameters.get("features"))):
+        if name not in known:
+            raise unknown("weights", name, known)
+        found[name] = known[name]
+    return found
+
+
+def _code_cells(notebook: Path) -> list[ast.Module]:
+    try:
+        cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    except FileNotFoundError:
+        known = sorted(path.stem for path in notebook.parent.glob("*.ipynb"))
+        raise unknown("experiment", notebook.stem, known) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{notebook}: not a notebook ({error}); Jupyter's nbformat 4 is needed") from None
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    try:
+        return [ast.parse(source) for source in sources]
+    except SyntaxError as error:
+        raise UserError(f"{notebook}: a code cell is not plain Python: {error.msg} ({error.text!r})") from None
+
+
+def _solver(name: str) -> dict[str, Any]:
+    """The registry's entry of a solver, less what is only said about it."""
+    from .solvers import SOLVERS
+
+    if name not in SOLVERS:
+        raise unknown("solver", name, SOLVERS)
+    entry = SOLVERS[name]
+    values = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
+    plain = {key: value for key, value in values.items() if isinstance(value, str | int | float | tuple | dict | None)}
+    return {key: value for key, value in plain.items() if key not in ("title", "reference")}
+
+
+def _path(module: str, root: Path) -> Path | None:
+    path = root / "src" / Path(*module.split("."))
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+
+
+@functools.cache
+def _parse(path: Path, changed_ns: int) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+def _tree(module: str, root: Path) -> tuple[ast.Module, bool]:
+    path = _path(module, root)
+    assert path is not None
+    return _parse(path, path.stat().st_mtime_ns), path.name == "__init__.py"
+
+
+def _digest(module: str, root: Path) -> str:
+    # The registry names every solver; only the entries of the cell's own solvers count, and those are added by name.
+    skip = "SOLVERS" if module == "fewstep.solvers" else ""
+    return hashlib.sha256(_dump(_tree(module, root)[0], skip).encode()).hexdigest()
+
+
+def _closure(start: set[str], root: Path) -> set[str]:
+    """All modules of the package that these import, statically, at any depth of the code."""
+    found: set[str] = set()
+    queue = set(start)
+    while queue:
+        module = queue.pop()
+        if module in found or module in OUTSIDE:
+            continue
+        found.add(module)
+        tree, is_package = _tree(module, root)
+        queue.update(_imports(tree, module, is_package, root))
+    return found
+
+
+def _imports(tree: ast.Module, module: str, is_package: bool, root: Path) -> Iterator[str]:
+    """Modules of the package that a syntax tree imports, with the packages around them."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".")[: len(module.split(".")) - node.level + is_package] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            members = [f"{base}.{alias.name}" for alias in node.names]
+            inside = [name for name in members if _path(name, root)]
+            names = inside if len(inside) == len(members) else [*inside, base]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] != "fewstep" or _path(name, root) is None:
+                continue
+            # Python runs fewstep/__init__.py before any module, but it holds the version only: not counted as a parent.
+            yield from (".".join(parts[:n]) for n in range(2, len(parts)))
+            yield name
+
+
+def _dump(node: Any, skip: str = "") -> str:
+    """A syntax tree as text: no positions, no comments, no docstrings, and alike on every supported Python.
+
+    ``ast.dump`` is not used because it gained fields (``type_params``) and omits empty ones since 3.13.
+    """
+    if isinstance(node, ast.AST):
+        fields = [
+            f"{name}={_dump(value, skip)}"
+            for name, value in ast.iter_fields(node)
+            if name not in ("ctx", "kind", "type_comment") and value is not None and value != []
+        ]
+        return f"{type(node).__name__}({', '.join(fields)})"
+    if isinstance(node, list):
+        return "[" + ", ".join(_dump(item, skip) for item in node if not _is_prose(item, skip)) + "]"
+    return repr(node)
+
+
+def _is_prose(node: Any, skip: str) -> bool:
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return any(isinstance(target, ast.Name) and target.id == skip for target in targets)
+
+
+def revision(root: Path = ROOT) -> tuple[str | None, bool | None]:
+    """The commit checked out and whether the files that make numbers differ from it; ``(None, None)`` without git."""
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return head.strip(), bool(_git(root, "status", "--porcelain", "--", *DIRTY_PATHS).strip())
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), "--no-optional-locks", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that compute the numbers."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def device_name(device: str = "cpu") -> str:
+    """The device in words: a GPU's product name, or the processor's and the threads that torch uses of it."""
+    kind = str(device).partition(":")[0]
+    if kind == "cuda":
+        import torch
+
+        return f"{torch.cuda.get_device_name(device)} (cuda)"
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    except OSError:
+        pass
+    loaded = sys.modules.get("torch")
+    threads = loaded.get_num_threads() if loaded else os.cpu_count()
+    return f"{name}, {threads} thread{'s' if threads != 1 else ''} ({kind})"

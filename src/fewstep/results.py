@@ -1,0 +1,547 @@
+r"""Records: what was measured, and what made it.
+
+One cell of an experiment (one run of its notebook with one set of parameters) leaves one file,
+``data/results/<profile>/<experiment>/<cell>.json``: its provenance and its measurements. A file that does not fit the
+schema below is refused with a line that names the file and the field. A notebook writes its record with
+
+.. code-block:: python
+
+    with results.recording(**run) as record:
+        record.add("frechet_distance", 12.3, 11.9, 12.7, solver="ddim", grid="uniform", nfe=10, samples=1000, seeds=[0])
+
+where ``run`` (profile, experiment, cell, parameters, the folder of the records) is handed in by the workflow. What is to
+be measured stands in ``workflow/experiments.yml``, which :func:`cells` reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import math
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .errors import UserError, unknown
+from .provenance import ROOT, cell_key, device_name, package_versions, revision, weights_of
+
+__all__ = [
+    "METRICS",
+    "RESULTS",
+    "TOLERANCE",
+    "Cell",
+    "Change",
+    "Comparison",
+    "Measurement",
+    "Provenance",
+    "Record",
+    "Recorder",
+    "cell_key",
+    "cells",
+    "compare",
+    "is_stale",
+    "load",
+    "profiles",
+    "read",
+    "recording",
+    "table",
+    "why_stale",
+    "write",
+]
+
+RESULTS = ROOT / "data" / "results"
+"""The committed records."""
+
+TRAINING = "train"
+"""The experiment that makes weights. Only ``make train`` runs it: its weights are an input of the others."""
+
+METRICS = {
+    "frechet_distance": "Fréchet distance",
+    "kernel_distance": "kernel distance (KID)",
+    "precision": "precision",
+    "recall": "recall",
+    "error": "error to the exact solution",
+    "order": "fitted order of convergence",
+    "score_error": "error of the score parametrisation",
+    "eps_error": "error of the ε parametrisation",
+    "extrapolation_error": "error of polynomial extrapolation",
+    "relative_error": "relative error of the denoiser",
+    "distance": "distance to the data",
+    "loss": "denoising loss",
+    "accuracy": "accuracy",
+    "seconds": "wall time (s)",
+}
+"""What can be measured: the metric's name in the records and in words."""
+
+_EXACT = (1e-6, 1e-12)
+_NETWORK = (0.03, 1e-3)
+TOLERANCE: dict[str, tuple[float, float] | None] = {
+    "frechet_distance": _NETWORK,
+    "kernel_distance": _NETWORK,
+    "precision": (0.0, 0.02),
+    "recall": (0.0, 0.02),
+    "error": _EXACT,
+    "order": (0.0, 1e-3),
+    "score_error": _EXACT,
+    "eps_error": _EXACT,
+    "extrapolation_error": _EXACT,
+    "relative_error": _NETWORK,
+    "distance": _NETWORK,
+    "loss": (0.05, 0.0),
+    "accuracy": (0.0, 0.02),
+    "seconds": None,
+}
+"""How far a number may move, (relative, absolute), when its cell is executed again; None: not compared.
+
+Float64 computations repeat to rounding (another processor's or BLAS's last bits, amplified by the steps): 1e-6, with an
+absolute floor where an error reaches rounding itself. Float32 networks differ in the order of their sums between
+machines, and a Fréchet distance of samples passes that on: 3 %. Counts over samples (precision, recall) may move by
+a few samples. Wall times are not compared.
+"""
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Setting = str | bool | int | Number
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Measurement(_Strict):
+    """One number, where it stands and its 95 % interval; what does not apply to it is None."""
+
+    metric: str
+    value: Number
+    low: Number | None = None
+    high: Number | None = None
+    solver: str | None = None
+    grid: str | None = None
+    nfe: int | None = Field(default=None, ge=0, description="number of model calls, counted by the plan")
+    samples: int | None = Field(default=None, ge=1)
+    seeds: list[int] = []
+    settings: dict[str, Setting] = {}
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        if metric not in METRICS:
+            raise unknown("metric", metric, METRICS)
+        return metric
+
+    @field_validator("settings")
+    @classmethod
+    def _no_coordinate(cls, settings: dict[str, Setting]) -> dict[str, Setting]:
+        taken = sorted({*Measurement.model_fields, "profile", "experiment", "cell"} & set(settings))
+        if taken:
+            raise ValueError(f"{taken[0]!r} is a field of the record already; another name is needed")
+        return settings
+
+    @model_validator(mode="after")
+    def _interval(self) -> Measurement:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("an interval needs both low and high")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low = {self.low} is above high = {self.high}")
+        return self
+
+    @property
+    def coordinates(self) -> dict[str, Any]:
+        """All that tells this measurement from the others of its record: everything but value and interval."""
+        plain = {name: getattr(self, name) for name in ("metric", "solver", "grid", "nfe", "samples")}
+        return {**plain, "seeds": tuple(self.seeds), **self.settings}
+
+
+class Provenance(_Strict):
+    """What made a record."""
+
+    profile: Name
+    experiment: Name
+    cell: Name
+    parameters: dict[str, Any]
+    key: str
+    weights: dict[str, str]
+    feature_net: str | None
+    device: str
+    python: str
+    packages: dict[str, str]
+    revision: str | None
+    dirty: bool | None
+    started: str
+    wall_s: Number
+
+
+class Record(_Strict):
+    """The content of one file."""
+
+    schema_version: Literal[1] = 1
+    provenance: Provenance
+    measurements: list[Measurement] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Record:
+        seen = set()
+        for measurement in self.measurements:
+            place = _key(measurement.coordinates)
+            if place in seen:
+                raise ValueError(f"two measurements at {_words(measurement.coordinates)}")
+            seen.add(place)
+        return self
+
+    @property
+    def name(self) -> str:
+        """``profile/experiment/cell``."""
+        return f"{self.provenance.profile}/{self.provenance.experiment}/{self.provenance.cell}"
+
+
+def _key(coordinates: Mapping[str, Any]) -> str:
+    return json.dumps(coordinates, sort_keys=True)
+
+
+def _words(coordinates: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in coordinates.items() if value not in (None, ()))
+
+
+def _complaint(error: ValidationError) -> str:
+    """The first fault of a document in one line: the field, and what is wrong with it."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{place or 'the document'}: {first['msg']}{more}"
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> Record:
+    """One record from its file.
+
+    Raises:
+        UserError: if the file cannot be read or does not fit the schema; the line names the file and the field.
+    """
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: {_complaint(error)}; a record as `make experiments` writes it is needed") from None
+
+
+def write(record: Record, folder: Path = RESULTS) -> Path:
+    """Writes a record to its place in a folder of records; the file appears whole or not at all.
+
+    Raises:
+        UserError: if it cannot be written (no space, no right).
+    """
+    where = record.provenance
+    path = folder / where.profile / where.experiment / f"{where.cell}.json"
+    text = json.dumps(record.model_dump(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def load(profile: str, experiment: str, folder: Path = RESULTS) -> list[Record]:
+    """All records of one experiment, by cell name; empty where none was made.
+
+    Raises:
+        UserError: if a file does not fit the schema, or lies where another record belongs.
+    """
+    records = []
+    for path in sorted((folder / profile / experiment).glob("*.json")):
+        record = read(path)
+        if record.name != f"{profile}/{experiment}/{path.stem}":
+            raise UserError(f"{path}: provenance: says {record.name}; a record's file is named by its provenance")
+        records.append(record)
+    return records
+
+
+def table(records: Iterable[Record], **filters: Any) -> list[dict[str, Any]]:
+    """Flat rows, one per measurement: profile, experiment, cell, the coordinates and settings, value, low, high.
+
+    A filter keeps the rows whose column has this value, or one of these when a list, tuple or set is given.
+
+    Raises:
+        UserError: if no row has a column that is filtered by.
+    """
+    rows = []
+    for record in records:
+        where = {name: getattr(record.provenance, name) for name in ("profile", "experiment", "cell")}
+        for measurement in record.measurements:
+            rows.append({**where, **measurement.model_dump(exclude={"settings"}), **measurement.settings})
+    for column, wanted in filters.items():
+        if rows and not any(column in row for row in rows):
+            raise unknown("column", column, {name for row in rows for name in row})
+        allowed = wanted if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
+        rows = [row for row in rows if row.get(column) in allowed]
+    return rows
+
+
+# --- writing a record ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Recorder:
+    """Collects the measurements of one cell."""
+
+    measurements: list[Measurement] = field(default_factory=list)
+
+    def add(
+        self,
+        metric: str,
+        value: float,
+        low: float | None = None,
+        high: float | None = None,
+        *,
+        solver: str | None = None,
+        grid: str | None = None,
+        nfe: int | None = None,
+        samples: int | None = None,
+        seeds: Sequence[int] = (),
+        settings: Mapping[str, Setting] | None = None,
+    ) -> None:
+        """Adds one number. NumPy and torch scalars are taken as Python's.
+
+        Raises:
+            UserError: if the number is not finite, the interval is half given, or the metric is not in :data:`METRICS`.
+        """
+        values = {
+            "metric": metric,
+            **{name: _plain(number) for name, number in (("value", value), ("low", low), ("high", high))},
+            "solver": solver,
+            "grid": grid,
+            "nfe": _plain(nfe),
+            "samples": _plain(samples),
+            "seeds": [_plain(seed) for seed in seeds],
+            "settings": {name: _plain(setting) for name, setting in (settings or {}).items()},
+        }
+        try:
+            self.measurements.append(Measurement.model_validate(values))
+        except ValidationError as error:
+            raise UserError(f"measurement of {metric} ({solver}, nfe={nfe}): {_complaint(error)}") from None
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+@contextlib.contextmanager
+def recording(
+    profile: str,
+    experiment: str,
+    cell: str,
+    parameters: Mapping[str, Any],
+    *,
+    out: Path | str | None = None,
+    device: str = "cpu",
+) -> Iterator[Recorder]:
+    """Collects measurements and writes their record when the block ends well; an exception leaves no file.
+
+    Args:
+        profile: on what (``digits``); with ``experiment`` and ``cell`` it names the file.
+        experiment: the notebook's name.
+        cell: the name of this run of the notebook.
+        parameters: what the run was made with, as in ``workflow/experiments.yml``; they and the code make its key.
+        out: folder of records; the committed ones by default.
+        device: torch's name of the device that the numbers are computed on.
+
+    Raises:
+        UserError: if nothing was measured, two measurements have the same coordinates, or the file cannot be written.
+    """
+    key = cell_key(experiment, parameters)  # before the block: the code that runs is the code that was imported
+    weights = weights_of(parameters)
+    commit, dirty = revision()
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    clock = time.perf_counter()
+    recorder = Recorder()
+    yield recorder
+    if not recorder.measurements:
+        raise UserError(f"{profile}/{experiment}/{cell} measured nothing; a record needs at least one measurement")
+    try:
+        provenance = Provenance(
+            profile=profile,
+            experiment=experiment,
+            cell=cell,
+            parameters=dict(parameters),
+            key=key,
+            weights=weights,
+            feature_net=parameters.get("features"),
+            device=device_name(device),
+            python=platform.python_version(),
+            packages=package_versions(),
+            revision=commit,
+            dirty=dirty,
+            started=started,
+            wall_s=round(time.perf_counter() - clock, 3),
+        )
+        record = Record(provenance=provenance, measurements=recorder.measurements)
+    except ValidationError as error:
+        raise UserError(f"{profile}/{experiment}/{cell}: {_complaint(error)}") from None
+    write(record, Path(out) if out else RESULTS)
+
+
+# --- what is to be measured ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of an experiment's notebook."""
+
+    profile: str
+    experiment: str
+    name: str
+    parameters: dict[str, Any]
+
+    def path(self, folder: Path = RESULTS) -> Path:
+        """The file of its record."""
+        return folder / self.profile / self.experiment / f"{self.name}.json"
+
+    def key(self, root: Path = ROOT) -> str:
+        """Its key as the code stands now (:func:`fewstep.provenance.cell_key`)."""
+        return cell_key(self.experiment, self.parameters, root)
+
+
+class _Experiment(_Strict):
+    parameters: dict[str, Any] = {}
+    cells: dict[Name, dict[str, Any]] = Field(min_length=1)
+
+
+def _plan(root: Path) -> dict[str, dict[str, _Experiment]]:
+    import yaml  # type: ignore[import-untyped]
+
+    path = root / "workflow" / "experiments.yml"
+    try:
+        content = yaml.safe_load(path.read_text("utf-8")) or {}
+        content.pop("shared", None)  # a place for YAML anchors
+        return {
+            profile: {name: _Experiment.model_validate(value) for name, value in (experiments or {}).items()}
+            for profile, experiments in content.items()
+        }
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: {_complaint(error)}") from None
+
+
+def profiles(root: Path = ROOT) -> list[str]:
+    """The profiles that have cells, in the order of ``workflow/experiments.yml``."""
+    return [profile for profile, experiments in _plan(root).items() if experiments]
+
+
+def cells(profile: str, experiment: str | None = None, root: Path = ROOT) -> list[Cell]:
+    """The cells of a profile, training left out, or those of one of its experiments, from ``workflow/experiments.yml``.
+
+    Raises:
+        UserError: if the file does not fit its schema, or has no such profile or experiment.
+    """
+    plan = _plan(root)
+    if not plan.get(profile):
+        raise UserError(f"profile {profile!r} has no cells; profiles that have: {', '.join(profiles(root)) or 'none'}")
+    if experiment is not None and experiment not in plan[profile]:
+        raise unknown(f"experiment of profile {profile}", experiment, plan[profile])
+    wanted = [experiment] if experiment else [name for name in plan[profile] if name != TRAINING]
+    return [
+        Cell(profile, name, cell, {**plan[profile][name].parameters, **parameters})
+        for name in wanted
+        for cell, parameters in plan[profile][name].cells.items()
+    ]
+
+
+def why_stale(record: Record, root: Path = ROOT) -> str | None:
+    """Why a record no longer says what the code would measure, in words; None if it does."""
+    where = record.provenance
+    planned = _plan(root).get(where.profile, {}).get(where.experiment)
+    if planned is None or where.cell not in planned.cells:
+        return "workflow/experiments.yml has no such cell any more"
+    if {**planned.parameters, **planned.cells[where.cell]} != where.parameters:
+        return "its parameters have changed since"
+    if cell_key(where.experiment, where.parameters, root) != where.key:
+        return "its notebook, code or weights have changed since"
+    return None
+
+
+def is_stale(record: Record, root: Path = ROOT) -> bool:
+    """Whether what makes this record has changed since it was made."""
+    return why_stale(record, root) is not None
+
+
+# --- comparing -----------------------------------------------------------------------------------------------------
+
+
+class Change(NamedTuple):
+    """A number that moved, or that only one side has (the other is None)."""
+
+    record: str
+    coordinates: dict[str, Any]
+    field: str
+    old: float | None
+    new: float | None
+
+    def __str__(self) -> str:
+        what = f"{self.record} {_words(self.coordinates)} {self.field}:"
+        if self.new is None:
+            return f"{what} {self.old:.9g} → missing"
+        if self.old is None:
+            return f"{what} missing → {self.new:.9g}"
+        relative, absolute = TOLERANCE[self.coordinates["metric"]] or (math.inf, math.inf)
+        return f"{what} {self.old:.9g} → {self.new:.9g} (tolerance {relative:g} relative, {absolute:g} absolute)"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How many numbers were compared, and those that moved."""
+
+    compared: int
+    changes: list[Change]
+
+
+def compare(committed: Iterable[Record], fresh: Iterable[Record]) -> Comparison:
+    """Compares every number of two sets of records, intervals too, within the :data:`TOLERANCE` of its metric."""
+    old, new = _numbers(committed), _numbers(fresh)
+    changes = []
+    for place in [*old, *(place for place in new if place not in old)]:
+        name, coordinates, which = (old.get(place) or new[place])[:3]
+        before = old[place][3] if place in old else None
+        after = new[place][3] if place in new else None
+        relative, absolute = TOLERANCE[coordinates["metric"]] or (math.inf, math.inf)
+        if before is None or after is None or not math.isclose(before, after, rel_tol=relative, abs_tol=absolute):
+            changes.append(Change(name, coordinates, which, before, after))
+    return Comparison(len(old.keys() | new.keys()), changes)
+
+
+def _numbers(records: Iterable[Record]) -> dict[str, tuple[str, dict[str, Any], str, float]]:
+    found = {}
+    for record in records:
+        for measurement in record.measurements:
+            if TOLERANCE[measurement.metric] is None:
+                continue
+            coordinates = measurement.coordinates
+            for which in ("value", "low", "high"):
+                number = getattr(measurement, which)
+                if number is not None:
+                    place = _key({"record": record.name, "field": which, **coordinates})
+                    found[place] = (record.name, coordinates, which, number)
+    return found
