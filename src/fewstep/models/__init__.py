@@ -1,0 +1,21 @@
+"""Networks: the ε-model protocol, its adapters, the U-Net, the feature network and their checkpoints."""
+
+from __future__ import annotations
+
+from .checkpoints import load, manifest, save
+from .features import FeatureNet
+from .protocol import EpsModel, coefficients, from_score, from_v, from_x0
+from .unet import UNet
+
+__all__ = [
+    "EpsModel",
+    "FeatureNet",
+    "UNet",
+    "coefficients",
+    "from_score",
+    "from_v",
+    "from_x0",
+    "load",
+    "manifest",
+    "save",
+]

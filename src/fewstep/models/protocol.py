@@ -1,0 +1,68 @@
+r"""What a sampler asks of a network, and how networks that predict something else answer it.
+
+With :math:`x = \alpha x_0 + \sigma z`, knowing :math:`x` and one of :math:`x_0`, :math:`z`,
+:math:`v = \alpha z - \sigma x_0` or the score :math:`-z/\sigma` gives all the others. The samplers ask for
+:math:`\varepsilon`, the prediction of :math:`z`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..schedules import Process
+
+__all__ = ["EpsModel", "coefficients", "from_score", "from_v", "from_x0"]
+
+
+class EpsModel(Protocol):
+    r"""A prediction of the noise, :math:`\varepsilon(x, t) \approx E[z \mid x_t = x]`."""
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """The noise in ``x`` (B, \\*shape) at the times ``t`` (B,), floats as in training; same shape as ``x``."""
+        ...
+
+
+def coefficients(process: Process, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`\alpha(t), \sigma(t)` of shape (B, 1, …, 1), evaluated in float64, in the dtype and device of ``like``."""
+    times = t.detach().to("cpu", torch.float64).numpy()
+    shape = (-1,) + (1,) * (like.ndim - 1)
+    alpha, sigma = (torch.from_numpy(f(times)).to(like).reshape(shape) for f in (process.alpha, process.sigma))
+    return alpha, sigma
+
+
+def from_x0(model: Callable[[Tensor, Tensor], Tensor], process: Process) -> EpsModel:
+    r"""ε from a prediction of the clean sample: :math:`\varepsilon = (x - \alpha x_0)/\sigma` (DDIM, Eq. 9); not at σ = 0."""
+
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = coefficients(process, t, x)
+        return (x - alpha * model(x, t)) / sigma
+
+    return eps
+
+
+def from_v(model: Callable[[Tensor, Tensor], Tensor], process: Process) -> EpsModel:
+    r"""ε from a prediction of :math:`v = \alpha z - \sigma x_0` (Salimans & Ho 2022, §4).
+
+    Since :math:`\alpha v + \sigma x = (\alpha^2 + \sigma^2) z`, :math:`\varepsilon = \alpha v + \sigma x` where the
+    variance is preserved; the division by :math:`\alpha^2 + \sigma^2` makes it right for every process.
+    """
+
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = coefficients(process, t, x)
+        return (alpha * model(x, t) + sigma * x) / (alpha**2 + sigma**2)
+
+    return eps
+
+
+def from_score(model: Callable[[Tensor, Tensor], Tensor], process: Process) -> EpsModel:
+    r"""ε from the score :math:`s = \nabla_x \log p_t(x)`: :math:`\varepsilon = -\sigma s` (score SDE, Eq. 7)."""
+
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        _, sigma = coefficients(process, t, x)
+        return -sigma * model(x, t)
+
+    return eps

@@ -1,0 +1,65 @@
+"""The denoising network: diffusers' ``UNet2DModel`` behind the ε-model protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+__all__ = ["UNet"]
+
+
+class UNet(nn.Module):
+    """An unconditional U-Net, ``model(x, t) -> eps``.
+
+    A plain residual block stack per resolution; self-attention only between the two halves, where the image is
+    smallest and attention costs least.
+
+    Args:
+        shape: (channels, height, width) of a sample.
+        channels: width of each resolution level, finest first; the image is halved between levels.
+        layers: residual blocks per level.
+        attention_head_dim: width of an attention head in the middle; 0 leaves attention out.
+        norm_num_groups: groups of each group norm; divides every width.
+        time_scale: factor from the process's t to the unit of the sinusoidal embedding (about 0..1000).
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: Sequence[int],
+        layers: int = 1,
+        attention_head_dim: int = 8,
+        norm_num_groups: int = 8,
+        time_scale: float = 1.0,
+    ) -> None:
+        from diffusers import UNet2DModel  # here, not above: it takes seconds to import
+
+        super().__init__()
+        self.config = {
+            "shape": list(shape),
+            "channels": list(channels),
+            "layers": layers,
+            "attention_head_dim": attention_head_dim,
+            "norm_num_groups": norm_num_groups,
+            "time_scale": time_scale,
+        }
+        self.time_scale = time_scale
+        self.net = UNet2DModel(
+            sample_size=tuple(shape[1:]),
+            in_channels=shape[0],
+            out_channels=shape[0],
+            layers_per_block=layers,
+            block_out_channels=tuple(channels),
+            down_block_types=("DownBlock2D",) * len(channels),
+            up_block_types=("UpBlock2D",) * len(channels),
+            norm_num_groups=norm_num_groups,
+            add_attention=attention_head_dim > 0,
+            attention_head_dim=attention_head_dim or None,
+        )
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """ε in the dtype of ``x``; the network itself computes in the dtype of its weights."""
+        weight = self.net.conv_in.weight
+        eps = self.net(x.to(weight.dtype), t.to(weight.dtype) * self.time_scale, return_dict=False)[0]
+        return eps.to(x.dtype)
