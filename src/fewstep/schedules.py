@@ -41,11 +41,14 @@ class Process:
     Attributes:
         t_min: the clean end of the time axis (:math:`\rho` is smallest there, often zero).
         t_max: the noisy end.
+        t_end: where a sampler stops unless told otherwise (``t_min``, but 1e-3 for the continuous VP family,
+            whose network is not trained below it).
         prior_std: standard deviation of the start state at ``t_max`` (1 for variance-preserving processes).
     """
 
     t_min: float
     t_max: float
+    t_end: float
     prior_std: float = 1.0
 
     def log_alpha(self, t: ArrayLike) -> Float:
@@ -59,6 +62,18 @@ class Process:
     def t_of_rho(self, rho: ArrayLike) -> Float:
         r"""The time at which :math:`\rho(t)` takes this value."""
         raise TypeError(f"{type(self).__name__} defines no t_of_rho")
+
+    def dlog_alpha(self, t: ArrayLike) -> Float:
+        r""":math:`d\log\alpha/dt`, the drift coefficient f(t) of the process (score SDE, Eq. 5 with f(x, t) = f(t) x)."""
+        raise TypeError(f"{type(self).__name__} defines no dlog_alpha")
+
+    def drho(self, t: ArrayLike) -> Float:
+        r""":math:`d\rho/dt`; infinite where a VP process is clean."""
+        raise TypeError(f"{type(self).__name__} defines no drho")
+
+    def g2(self, t: ArrayLike) -> Float:
+        r"""The squared diffusion coefficient :math:`g^2 = d\sigma^2/dt - 2f\sigma^2 = 2\alpha^2\rho\,d\rho/dt`."""
+        return 2.0 * self.alpha(t) ** 2 * self.rho(t) * self.drho(t)
 
     def alpha(self, t: ArrayLike) -> Float:
         r""":math:`\alpha(t)`, the factor of the data (:math:`\sqrt{\bar\alpha_t}` of DDPM)."""
@@ -84,6 +99,11 @@ class _VP(Process):
     def rho(self, t: ArrayLike) -> Float:
         return np.sqrt(np.expm1(-2.0 * self.log_alpha(t)))
 
+    def drho(self, t: ArrayLike) -> Float:
+        rho = self.rho(t)
+        with np.errstate(divide="ignore"):
+            return -self.dlog_alpha(t) * (1.0 + rho**2) / rho
+
     def t_of_rho(self, rho: ArrayLike) -> Float:
         return self._t_of_log_alpha(-0.5 * np.log1p(np.square(np.asarray(rho, dtype=np.float64))))
 
@@ -108,6 +128,7 @@ class DiscreteVP(_VP):
     betas: Float
     t_min: float = field(default=-1.0, init=False)
     t_max: float = field(init=False)
+    t_end: float = field(default=-1.0, init=False)
 
     def __post_init__(self) -> None:
         betas = np.asarray(self.betas, dtype=np.float64)
@@ -127,6 +148,11 @@ class DiscreteVP(_VP):
     def log_alpha(self, t: ArrayLike) -> Float:
         labels = np.arange(-1.0, self.n)
         return np.interp(np.asarray(t, dtype=np.float64), labels, self._log_alpha)  # type: ignore[attr-defined]
+
+    def dlog_alpha(self, t: ArrayLike) -> Float:
+        # Piecewise constant; at a label it is the slope of the piece below, where a sampler is heading.
+        piece = np.clip(np.ceil(np.asarray(t, dtype=np.float64)).astype(int), 0, self.n - 1)
+        return 0.5 * np.log1p(-self.betas[piece])
 
     def _t_of_log_alpha(self, log_alpha: Float) -> Float:
         labels = np.arange(-1.0, self.n)
@@ -160,6 +186,7 @@ class ContinuousVP(_VP):
     beta_max: float = 20.0
     t_min: float = field(default=0.0, init=False)
     t_max: float = field(default=1.0, init=False)
+    t_end: float = field(default=1e-3, init=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.beta_min <= self.beta_max:
@@ -168,6 +195,9 @@ class ContinuousVP(_VP):
     def log_alpha(self, t: ArrayLike) -> Float:
         t = np.asarray(t, dtype=np.float64)
         return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
+
+    def dlog_alpha(self, t: ArrayLike) -> Float:
+        return -0.5 * (self.beta_min + np.asarray(t, dtype=np.float64) * (self.beta_max - self.beta_min))
 
     def _t_of_log_alpha(self, log_alpha: Float) -> Float:
         # The root of t²(βmax−βmin)/4 + tβmin/2 + log α = 0, in the form that does not cancel near t = 0.
@@ -183,6 +213,10 @@ class SubVP(ContinuousVP):
         log_alpha = self.log_alpha(t)
         return -np.expm1(2.0 * log_alpha) * np.exp(-log_alpha)
 
+    def drho(self, t: ArrayLike) -> Float:
+        log_alpha = self.log_alpha(t)
+        return -self.dlog_alpha(t) * (np.exp(-log_alpha) + np.exp(log_alpha))
+
     def t_of_rho(self, rho: ArrayLike) -> Float:
         # ρ = (1 − α²)/α, hence α = (√(ρ² + 4) − ρ)/2 and log α = −asinh(ρ/2).
         return self._t_of_log_alpha(-np.arcsinh(np.asarray(rho, dtype=np.float64) / 2.0))
@@ -196,6 +230,7 @@ class VE(Process):
     sigma_max: float = 50.0
     t_min: float = field(default=0.0, init=False)
     t_max: float = field(default=1.0, init=False)
+    t_end: float = field(default=0.0, init=False)
     prior_std: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -209,6 +244,12 @@ class VE(Process):
     def rho(self, t: ArrayLike) -> Float:
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** np.asarray(t, dtype=np.float64)
 
+    def dlog_alpha(self, t: ArrayLike) -> Float:
+        return np.zeros_like(np.asarray(t, dtype=np.float64))
+
+    def drho(self, t: ArrayLike) -> Float:
+        return self.rho(t) * np.log(self.sigma_max / self.sigma_min)
+
     def t_of_rho(self, rho: ArrayLike) -> Float:
         with np.errstate(divide="ignore"):
             return np.log(np.asarray(rho, dtype=np.float64) / self.sigma_min) / np.log(self.sigma_max / self.sigma_min)
@@ -221,6 +262,7 @@ class EDM(Process):
     sigma_max: float = 80.0
     t_min: float = field(default=0.0, init=False)
     t_max: float = field(init=False)
+    t_end: float = field(default=0.0, init=False)
     prior_std: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -234,6 +276,12 @@ class EDM(Process):
 
     def rho(self, t: ArrayLike) -> Float:
         return np.asarray(t, dtype=np.float64)
+
+    def dlog_alpha(self, t: ArrayLike) -> Float:
+        return np.zeros_like(np.asarray(t, dtype=np.float64))
+
+    def drho(self, t: ArrayLike) -> Float:
+        return np.ones_like(np.asarray(t, dtype=np.float64))
 
     def t_of_rho(self, rho: ArrayLike) -> Float:
         return np.asarray(rho, dtype=np.float64)

@@ -1,0 +1,160 @@
+"""The executor: one loop that runs any plan on any ε-model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .errors import UserError
+from .noise import normal
+from .plan import Plan
+
+__all__ = ["Hook", "Model", "generate", "sample"]
+
+Model = Callable[[Tensor, Tensor], Tensor]
+"""An ε-model: ``model(x, t)`` with x of shape (B, *shape) and t of shape (B,), returns ε of the shape of x."""
+
+Hook = Callable[[int, Tensor, float], Tensor | None]
+"""``hook(k, x, t)`` sees the state before call k (and the result, with k = NFE); a tensor that it returns replaces it."""
+
+
+@torch.no_grad()
+def sample(
+    plan: Plan,
+    model: Model,
+    x: Tensor,
+    *,
+    seed: int = 0,
+    ids: Iterable[int] | Tensor | None = None,
+    noise: Callable[[int], Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+    autocast: torch.dtype | None = None,
+    hook: Hook | None = None,
+) -> Tensor:
+    """Run ``plan`` from the start states ``x``.
+
+    One model call and one fused combination per row, no host synchronisation in the loop. ``x`` is left as it is.
+
+    Args:
+        plan: the sampler.
+        model: an ε-model.
+        x: start states, shape (B, *shape), at ``plan.times[0]`` (standard deviation ``plan.prior_std``).
+        seed: of the injected noise (:func:`fewstep.noise.normal`); not used by a deterministic plan.
+        ids: the sample numbers of the batch, 0 … B − 1 unless given; sample i gets the same noise in any batch.
+        noise: replaces the counter-based noise: a function from the draw's number (0, 1, …) to a tensor like ``x``.
+        dtype: of states and combinations (float64 to verify).
+        autocast: run the network under autocast in this dtype.
+        hook: see :data:`Hook`.
+
+    Returns:
+        The state at ``plan.times[-1]``, shape of ``x``, dtype ``dtype``.
+
+    Raises:
+        UserError: if the model returns another shape, or anything that is not finite (said with call and time).
+    """
+    result = _execute(plan, model, x, seed, ids, noise, dtype, autocast, hook, check=False)
+    if not torch.isfinite(result).all():
+        # The loop does not look at values, since that would stall a GPU at every call. Run it again and look.
+        _execute(plan, model, x, seed, ids, noise, dtype, autocast, hook, check=True)
+        raise UserError("the result is not finite although every network output is: the plan's weights overflow")
+    return result
+
+
+def _execute(
+    plan: Plan,
+    model: Model,
+    x: Tensor,
+    seed: int,
+    ids: Iterable[int] | Tensor | None,
+    noise: Callable[[int], Tensor] | None,
+    dtype: torch.dtype,
+    autocast: torch.dtype | None,
+    hook: Hook | None,
+    check: bool,
+) -> Tensor:
+    if noise is None:
+        numbers = torch.arange(len(x)) if ids is None else torch.as_tensor(ids)
+
+        def noise(draw: int) -> Tensor:  # draw 0 is the start state
+            return normal(seed, draw + 1, numbers, x.shape[1:], dtype, x.device)
+
+    times = torch.as_tensor(plan.times, dtype=dtype).to(x.device)
+    slots: list[Tensor | None] = [None] * plan.slots
+    state = x.to(dtype, copy=True)
+    for number, row in enumerate(plan.rows):
+        if number:
+            state = _combine(row.terms, row.in_place, slots)
+            for draw, weight in row.noises:
+                state.add_(noise(draw).to(state), alpha=weight)
+        last = number == len(plan.rows) - 1
+        for call, _, _ in row.calls or ([(plan.nfe, 0, False)] if last else []):
+            if hook is not None:
+                replaced = hook(call, state, float(plan.times[call]))
+                state = state if replaced is None else replaced.to(state)
+        slots[row.out] = state
+        for call, slot, kept in row.calls:
+            with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):
+                eps = model(state, times[call].expand(len(x)))
+            if eps.shape != x.shape:
+                raise UserError(
+                    f"the model returned shape {tuple(eps.shape)} at call {call} (t = {plan.times[call]:g});"
+                    f" the shape of its input, {tuple(x.shape)}, is needed"
+                )
+            if check and not torch.isfinite(eps).all():
+                kind = "NaN" if torch.isnan(eps).any() else "an infinity"
+                raise UserError(f"the model returned {kind} at call {call} (t = {plan.times[call]:g})")
+            slots[slot] = _own(eps.to(dtype), state, kept)
+    return state
+
+
+def _combine(terms: Sequence[tuple[int, float]], in_place: bool, slots: list[Tensor | None]) -> Tensor:
+    """Σ c · slot, in the first operand's memory where that is allowed."""
+    slot, weight = terms[0]
+    first = slots[slot]
+    assert first is not None
+    state = first.mul_(weight) if in_place else first.mul(weight)
+    for slot, weight in terms[1:]:
+        state.add_(slots[slot], alpha=weight)
+    return state
+
+
+def _own(eps: Tensor, state: Tensor, kept: bool) -> Tensor:
+    """A copy where the network's output might change under us: it is kept as history, or shares the state's memory."""
+    if kept or (
+        not torch.compiler.is_compiling() and eps.untyped_storage().data_ptr() == state.untyped_storage().data_ptr()
+    ):
+        return eps.clone()
+    return eps
+
+
+def generate(
+    plan: Plan,
+    model: Model,
+    shape: Sequence[int],
+    ids: Iterable[int],
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    autocast: torch.dtype | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Draw the samples with the numbers ``ids``, in batches.
+
+    Sample i of a seed is the same image whatever ``ids`` and ``batch_size`` are.
+
+    Returns:
+        A tensor of shape (len(ids), *shape) on the CPU.
+    """
+    numbers = torch.as_tensor(list(ids), dtype=torch.int64)
+    batches = []
+    with tqdm(total=len(numbers), unit="image", disable=not progress, leave=False) as bar:
+        for part in numbers.split(batch_size):
+            x = plan.prior_std * normal(seed, 0, part, shape, dtype, device)
+            batches.append(sample(plan, model, x, seed=seed, ids=part, dtype=dtype, autocast=autocast).cpu())
+            bar.update(len(part))
+    return torch.cat(batches)

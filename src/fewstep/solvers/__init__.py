@@ -1,0 +1,206 @@
+r"""Solvers: pure functions (process, time grid, their own keywords) → :class:`~fewstep.plan.Plan`, found by name.
+
+A family is imported when one of its solvers is asked for, so a family's source touches its own solvers only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import grids
+from ..errors import UserError, unknown
+from ..plan import Plan
+from ..schedules import Process
+
+__all__ = ["SOLVERS", "Solver", "build", "get"]
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A named solver.
+
+    Attributes:
+        name: as the command line and the records spell it.
+        function: ``module:function`` below ``fewstep.solvers``.
+        title: as a table or a legend spells it.
+        order: its order of convergence on a smooth grid, start included (a first-order start caps any multistep method at 2).
+        default_grid: the grid that its authors prefer.
+        reference: the equation it comes from.
+        calls: calls per step.
+        extra: calls that n steps need beyond ``calls`` · n.
+        min_steps: the smallest number of steps.
+        single_last: whether a last step to ρ = 0 takes one call only.
+        options: fixed keywords of the function.
+    """
+
+    name: str
+    function: str
+    title: str
+    order: int
+    default_grid: str
+    reference: str
+    calls: int = 1
+    extra: int = 0
+    min_steps: int = 1
+    single_last: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def module(self) -> str:
+        """The module that holds the solver's family."""
+        return f"fewstep.solvers.{self.function.split(':')[0]}"
+
+    def load(self) -> Callable[..., Plan]:
+        """The solver's function."""
+        module, name = self.function.split(":")
+        return getattr(importlib.import_module(f".{module}", __package__), name)
+
+    def nfe(self, steps: int, clean_end: bool) -> int:
+        """How many calls ``steps`` steps make."""
+        if self.single_last and clean_end:
+            return self.calls * (steps - 1) + 1 + self.extra
+        return self.calls * steps + self.extra
+
+    def steps(self, nfe: int, clean_end: bool) -> int:
+        """The largest number of steps whose calls fit into ``nfe``.
+
+        Raises:
+            UserError: if not even the smallest number fits.
+        """
+        least = self.nfe(self.min_steps, clean_end)
+        if nfe < least:
+            raise UserError(f"{self.name} cannot spend {nfe} network calls: it needs at least {least}")
+        steps = self.min_steps
+        while self.nfe(steps + 1, clean_end) <= nfe:
+            steps += 1
+        return steps
+
+
+def _table() -> dict[str, Solver]:
+    rows = [
+        Solver("ddpm", "ddpm:ddpm", "DDPM", 1, "uniform", "DDPM, Algorithm 2"),
+        Solver("ddpm-beta-tilde", "ddpm:ddpm_beta_tilde", "DDPM (β̃)", 1, "uniform", "DDPM, Algorithm 2 and Eq. 7"),
+        Solver("ddim", "ddim:ddim", "DDIM", 1, "quadratic", "DDIM, Eq. 12"),
+        Solver("euler", "classical:euler", "Euler", 1, "quadratic", "score SDE, Eq. 13"),
+        Solver("rk4", "classical:rk4", "RK4", 4, "quadratic", "score SDE, Eq. 13", calls=4, single_last=True),
+        Solver("fon", "classical:fon", "FON", 4, "uniform", "PNDM, §3.2", extra=9, min_steps=4),
+        Solver("pndm-s", "pndm:s_pndm", "S-PNDM", 2, "uniform", "PNDM, App. A.3", extra=1, min_steps=2),
+        Solver("pndm-f", "pndm:f_pndm", "F-PNDM", 2, "uniform", "PNDM, Algorithm 2", extra=9, min_steps=4),
+        Solver(
+            "pndm-prk", "pndm:pseudo_runge_kutta", "pseudo RK", 2, "uniform", "PNDM, Eq. 13", calls=4, single_last=True
+        ),
+        Solver("ei-score", "deis:ei_score", "EI, score form", 1, "quadratic", "DEIS, Eq. 8"),
+        Solver("ei-eps", "deis:ei_eps", "EI, ε form", 1, "quadratic", "DEIS, Eq. 11"),
+        Solver("ge", "gradient_estimation:ge", "gradient estimation", 1, "log-linear", "Permenter & Yuan, Algorithm 2"),
+        Solver("edm-heun", "edm:edm_heun", "EDM Heun", 2, "rho7", "EDM, Algorithm 1", calls=2, single_last=True),
+    ]
+    rows += [
+        Solver(f"ipndm-{k}", "pndm:ipndm", f"iPNDM-{k}", min(k, 2), "uniform", "DEIS, App. H.2", options={"order": k})
+        for k in (1, 2, 3, 4)
+    ]
+    rows += [
+        Solver(
+            f"deis-tab{k}",
+            "deis:t_ab",
+            f"tAB{k}-DEIS",
+            min(k + 1, 2),
+            "quadratic",
+            "DEIS, Eq. 14",
+            options={"order": k},
+        )
+        for k in (0, 1, 2, 3)
+    ]
+    rows += [
+        Solver(
+            f"deis-rhoab{k}",
+            "deis:rho_ab",
+            f"ρAB{k}-DEIS",
+            min(k + 1, 2),
+            "quadratic",
+            "DEIS, Prop. 3",
+            options={"order": k},
+        )
+        for k in (0, 1, 2, 3)
+    ]
+    rows += [
+        Solver(
+            f"deis-rhork-{method}",
+            "deis:rho_rk",
+            f"ρRK-{title}",
+            order,
+            "rho7",
+            "DEIS, Eq. 17",
+            calls=calls,
+            single_last=True,
+            options={"method": method},
+        )
+        for method, title, order, calls in (
+            ("midpoint", "midpoint", 2, 2),
+            ("heun", "Heun", 2, 2),
+            ("kutta3", "Kutta3", 3, 3),
+            ("rk4", "RK4", 4, 4),
+        )
+    ]
+    return {row.name: row for row in rows}
+
+
+SOLVERS: dict[str, Solver] = _table()
+"""All solvers by name."""
+
+
+def get(name: str) -> Solver:
+    """The solver called ``name``; UserError with the nearest names if there is none."""
+    if name not in SOLVERS:
+        raise unknown("solver", name, SOLVERS)
+    return SOLVERS[name]
+
+
+def build(
+    name: str,
+    process: Process,
+    nfe: int,
+    grid: str | grids.Grid | None = None,
+    grid_options: Mapping[str, float] | None = None,
+    **options: Any,
+) -> Plan:
+    """The plan of a solver that spends at most ``nfe`` network calls.
+
+    ``nfe`` is a budget: the plan takes the largest number of steps whose calls fit, and ``plan.nfe`` says what it spends.
+
+    Args:
+        name: a key of :data:`SOLVERS`.
+        process: the diffusion process of the network.
+        nfe: the budget of network calls.
+        grid: a name in :data:`fewstep.grids.GRIDS` (default: the solver's own), or the times themselves.
+        grid_options: keywords of the grid function.
+        options: keywords of the solver, such as ``eta`` or ``gamma``.
+
+    Raises:
+        UserError: for unknown names or options, values out of range, and budgets that the solver cannot spend.
+    """
+    solver = get(name)
+    function = solver.load()
+    allowed = set(list(inspect.signature(function).parameters)[2:]) - set(solver.options)
+    for option in options:
+        if option not in allowed:
+            raise (
+                unknown(f"option of {name}", option, allowed)
+                if allowed
+                else UserError(f"{name} takes no option {option!r}")
+            )
+    if isinstance(grid, str) or grid is None:
+        grid = solver.default_grid if grid is None else grid
+        options_of_grid = dict(grid_options or {})
+        end = float(options_of_grid.get("t_end", process.t_end))
+        steps = solver.steps(nfe, clean_end=float(process.rho(end)) == 0.0)
+        times = grids.build(grid, process, steps, **options_of_grid)
+    else:
+        times = grids.check(process, grid)
+        needed = solver.nfe(len(times) - 1, clean_end=float(process.rho(times[-1])) == 0.0)
+        if needed > nfe:
+            raise UserError(f"{name} on this grid makes {needed} network calls, more than {nfe}")
+    return function(process, times, **solver.options, **options)
