@@ -253,9 +253,11 @@ def test_an_edited_solver_changes_the_keys_of_its_own_cells_only(toy):
 
 def test_a_new_solver_in_the_registry_changes_no_other_key(toy):
     before = key(toy)
-    tree = toy / "src/fewstep/solvers/__init__.py"
-    edit(tree, "SOLVERS", "SOLVERS: dict = {}\nSOLVERS")
+    registry = toy / "src/fewstep/solvers/__init__.py"
+    edit(registry, "rows = [", 'rows = [Solver("new", "new:new", "New", 1, "uniform", "nobody")] + [')
     assert key(toy) == before
+    edit(registry, "least = ", "least = 1 + ")
+    assert key(toy) != before
 
 
 def test_mistakes_in_what_makes_a_key_are_named(toy):

@@ -41,6 +41,9 @@ ROOT = Path(os.environ.get("FEWSTEP_ROOT") or Path(__file__).resolve().parents[2
 OUTSIDE = frozenset(f"fewstep.{name}" for name in ("results", "provenance", "figures", "cli", "errors"))
 """Modules that determine no number: a change of the records' layout, a plot or a message makes nothing stale."""
 
+REGISTRY = ("SOLVERS", "_table")
+"""The names in ``fewstep.solvers`` that list the solvers."""
+
 PACKAGES = ("torch", "diffusers", "torch-fidelity", "numpy", "scipy")
 DIRTY_PATHS = ("src", "book/experiments", "workflow", "data/checkpoints")
 
@@ -57,12 +60,12 @@ def cell_key(experiment: str, parameters: Mapping[str, Any], root: Path = ROOT) 
     solvers = sorted({*([names] if isinstance(names, str) else names), *filter(None, [parameters.get("solver")])})
     entries = {name: _solver(name) for name in solvers}
     start = {found for cell in cells for found in _imports(cell, "", False, root)}
-    start |= {entry["module"] for entry in entries.values()}
+    start |= {module for module, _ in entries.values()}
     content = {
         "notebook": [_dump(cell) for cell in cells],
         "parameters": parameters,
         "weights": weights_of(parameters, root),
-        "solvers": entries,
+        "solvers": {name: entry for name, (_, entry) in entries.items()},
         "sources": {module: _digest(module, root) for module in sorted(_closure(start, root))},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -101,16 +104,15 @@ def _code_cells(notebook: Path) -> list[ast.Module]:
         raise UserError(f"{notebook}: a code cell is not plain Python: {error.msg} ({error.text!r})") from None
 
 
-def _solver(name: str) -> dict[str, Any]:
-    """The registry's entry of a solver, less what is only said about it."""
+def _solver(name: str) -> tuple[str, dict[str, Any]]:
+    """The module of a solver, and its entry in the registry less what is only said about it."""
     from .solvers import SOLVERS
 
     if name not in SOLVERS:
         raise unknown("solver", name, SOLVERS)
     entry = SOLVERS[name]
     values = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
-    plain = {key: value for key, value in values.items() if isinstance(value, str | int | float | tuple | dict | None)}
-    return {key: value for key, value in plain.items() if key not in ("title", "reference")}
+    return entry.module, {key: value for key, value in values.items() if key not in ("title", "reference")}
 
 
 def _path(module: str, root: Path) -> Path | None:
@@ -130,8 +132,8 @@ def _tree(module: str, root: Path) -> tuple[ast.Module, bool]:
 
 
 def _digest(module: str, root: Path) -> str:
-    # The registry names every solver; only the entries of the cell's own solvers count, and those are added by name.
-    skip = "SOLVERS" if module == "fewstep.solvers" else ""
+    # The registry lists every solver; only the entries of the cell's own solvers count, and those are added by name.
+    skip = REGISTRY if module == "fewstep.solvers" else ()
     return hashlib.sha256(_dump(_tree(module, root)[0], skip).encode()).hexdigest()
 
 
@@ -170,7 +172,7 @@ def _imports(tree: ast.Module, module: str, is_package: bool, root: Path) -> Ite
             yield name
 
 
-def _dump(node: Any, skip: str = "") -> str:
+def _dump(node: Any, skip: tuple[str, ...] = ()) -> str:
     """A syntax tree as text: no positions, no comments, no docstrings, and alike on every supported Python.
 
     ``ast.dump`` is not used because it gained fields (``type_params``) and omits empty ones since 3.13.
@@ -187,11 +189,13 @@ def _dump(node: Any, skip: str = "") -> str:
     return repr(node)
 
 
-def _is_prose(node: Any, skip: str) -> bool:
+def _is_prose(node: Any, skip: tuple[str, ...]) -> bool:
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    if isinstance(node, ast.FunctionDef):
+        return node.name in skip
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return any(isinstance(target, ast.Name) and target.id == skip for target in targets)
+    return any(isinstance(target, ast.Name) and target.id in skip for target in targets)
 
 
 def revision(root: Path = ROOT) -> tuple[str | None, bool | None]:

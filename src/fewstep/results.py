@@ -6,11 +6,11 @@ schema below is refused with a line that names the file and the field. A noteboo
 
 .. code-block:: python
 
-    with results.recording(**run) as record:
+    with results.recording(**record_as) as record:
         record.add("frechet_distance", 12.3, 11.9, 12.7, solver="ddim", grid="uniform", nfe=10, samples=1000, seeds=[0])
 
-where ``run`` (profile, experiment, cell, parameters, the folder of the records) is handed in by the workflow. What is to
-be measured stands in ``workflow/experiments.yml``, which :func:`cells` reads.
+where ``record_as`` (profile, experiment, cell, parameters, the folder of the records) is handed in by the workflow.
+What is to be measured stands in ``workflow/experiments.yml``, which :func:`cells` reads.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ __all__ = [
     "profiles",
     "read",
     "recording",
+    "stale_cells",
     "table",
     "why_stale",
     "write",
@@ -468,6 +469,20 @@ def cells(profile: str, experiment: str | None = None, root: Path = ROOT) -> lis
         for name in wanted
         for cell, parameters in plan[profile][name].cells.items()
     ]
+
+
+def stale_cells(profile: str, folder: Path | str = RESULTS, root: Path = ROOT) -> list[Cell]:
+    """The cells of a profile whose record is missing from a folder, or was made by something else than stands here now.
+
+    Raises:
+        UserError: as :func:`cells` and :func:`read` do.
+    """
+    stale = []
+    for cell in cells(profile, root=root):
+        key, path = cell.key(root), cell.path(Path(folder))
+        if not path.exists() or read(path).provenance.key != key:
+            stale.append(cell)
+    return stale
 
 
 def why_stale(record: Record, root: Path = ROOT) -> str | None:

@@ -1,0 +1,184 @@
+"""Runs one cell of an experiment: papermill executes the notebook, the notebook writes the record.
+
+    python workflow/run_cell.py PROFILE EXPERIMENT CELL --log NOTEBOOK [--out FOLDER] [--threads N]
+
+The executed notebook is the log. While it runs and after a failure it lies beside ``--log`` as ``CELL.failed.ipynb``;
+on success it is renamed to ``--log``. Exit code 0: record written; 1: the notebook failed; 2: a mistake in the request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fewstep import results
+from fewstep.errors import UserError, unknown
+from fewstep.provenance import ROOT
+
+HANDED_IN = "record_as"
+"""The one parameter that every experiment has: the arguments of :func:`fewstep.results.recording`."""
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+def die_with_parent() -> None:
+    """Ends this process when the one that started it ends, however that ends (``kill -9`` too).
+
+    Linux sends the signal itself; elsewhere a thread looks once a second. The kernel of a notebook needs no such call:
+    ipykernel watches the process that started it.
+    """
+    parent = os.getppid()
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    else:
+
+        def watch() -> None:
+            while os.getppid() == parent:
+                time.sleep(1)
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
+    if os.getppid() != parent:  # it ended before the signal was asked for
+        os._exit(1)
+
+
+def check_parameters(cells: Iterable[results.Cell]) -> None:
+    """Compares the cells' parameters with the notebooks' parameter cells; papermill itself only warns.
+
+    Raises:
+        UserError: if a notebook has no such parameter, or no cell tagged ``parameters``.
+    """
+    import papermill
+
+    known: dict[str, set[str]] = {}
+    for cell in cells:
+        notebook = _notebook(cell.experiment)
+        if cell.experiment not in known:
+            known[cell.experiment] = set(papermill.inspect_notebook(str(notebook)))
+            if HANDED_IN not in known[cell.experiment]:
+                raise UserError(f"{notebook}: a cell tagged 'parameters' with {HANDED_IN!r} in it is needed")
+        for name in cell.parameters:
+            if name not in known[cell.experiment] - {HANDED_IN}:
+                where = f"{cell.profile}/{cell.experiment}/{cell.name}"
+                raise UserError(f"{where}: {unknown('parameter', name, known[cell.experiment] - {HANDED_IN})}")
+
+
+def _notebook(experiment: str) -> Path:
+    path = ROOT / "book" / "experiments" / f"{experiment}.ipynb"
+    if not path.exists():
+        raise unknown("experiment", experiment, (other.stem for other in path.parent.glob("*.ipynb")))
+    return path
+
+
+def run(cell: results.Cell, log: Path, out: Path, threads: int | None = None, echo: bool = False) -> bool:
+    """Executes a cell's notebook. False if it failed; its last lines are printed and the notebook is kept.
+
+    Args:
+        cell: what to run.
+        log: where the executed notebook goes.
+        out: folder of records.
+        threads: threads of the numerical libraries; by default as many as they take. Sums are grouped by thread, so a
+            number is the same on machines of different size only if this is fixed.
+        echo: whether what the notebook prints is shown while it runs.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    check_parameters([cell])
+    name = f"{cell.profile}/{cell.experiment}/{cell.name}"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    kept = log.with_name(f"{cell.name}.failed.ipynb")
+    if threads is not None:
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    os.environ.update(
+        FEWSTEP_ROOT=str(ROOT),
+        # The code that runs is the code that the key was made from, whatever else is installed.
+        PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")])),
+        # No start-up files of the user, and no history file that parallel kernels would wait for.
+        IPYTHONDIR=str(log.parent / ".ipython"),
+        PYDEVD_DISABLE_FILE_VALIDATION="1",
+    )
+    record_as = {
+        "profile": cell.profile,
+        "experiment": cell.experiment,
+        "cell": cell.name,
+        "parameters": cell.parameters,
+        "out": str(out.resolve()),
+    }
+    failure = None
+    before = _stamp(cell.path(out))
+    try:
+        papermill.execute_notebook(
+            str(_notebook(cell.experiment)),
+            str(kept),
+            {**cell.parameters, HANDED_IN: record_as},
+            cwd=str(ROOT),
+            progress_bar=False,
+            stdout_file=sys.stdout if echo else None,
+            stderr_file=sys.stderr if echo else None,
+        )
+    except PapermillExecutionError as error:
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip().splitlines()
+        failure = "\n".join(f"    {line}" for line in lines[-8:])
+    except Exception as error:  # the kernel died, the disk is full: whatever it is, the other cells go on
+        failure = f"    {type(error).__name__}: {error}"
+    if failure is None and _stamp(cell.path(out)) == before:
+        failure = f"    the notebook wrote no record; it must use results.recording(**{HANDED_IN})"
+    if failure is not None:
+        print(f"failed {name}\n{failure}\n    the notebook, with its outputs: {os.path.relpath(kept, ROOT)}", flush=True)
+        return False
+    for old in log.parent.glob(f"{cell.name}.*.ipynb"):
+        if old != kept and re.fullmatch(r"[0-9a-f]+", old.name[len(cell.name) + 1 : -len(".ipynb")]):
+            old.unlink()
+    kept.replace(log)
+    return True
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    # A record is replaced by a new file, so a new one shows even where the clock is coarse.
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line above."""
+    parser = argparse.ArgumentParser(description="Run one cell of an experiment.")
+    for name in ("profile", "experiment", "cell"):
+        parser.add_argument(name)
+    parser.add_argument("--log", type=Path, required=True, help="where the executed notebook goes")
+    parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of records")
+    parser.add_argument("--threads", type=int, help="threads of the numerical libraries")
+    options: Any = parser.parse_args(arguments)
+    die_with_parent()
+    warnings.filterwarnings("ignore", category=UserWarning, module="papermill")
+    started = time.perf_counter()
+    try:
+        cells = {cell.name: cell for cell in results.cells(options.profile, options.experiment)}
+        if options.cell not in cells:
+            raise unknown(f"cell of {options.profile}/{options.experiment}", options.cell, cells)
+        if not run(cells[options.cell], options.log, options.out, options.threads):
+            return 1
+    except UserError as error:
+        print(f"failed {options.profile}/{options.experiment}/{options.cell}\n    {error}", flush=True)
+        return 2
+    took = time.perf_counter() - started
+    print(f"done {options.profile}/{options.experiment}/{options.cell} {took:.1f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
