@@ -5,12 +5,53 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PROFILE ?= digits
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+PORT ?= 8000
 
-.PHONY: help venv lock
+SITE := _build/html
+BOOK_INPUTS := book src data requirements.lock _config.yml _toc.yml
+JUPYTER_BOOK = $(BIN)/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml
+
+.PHONY: help book test serve experiments train check bench test-golden lint book-strict venv lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+book: experiments  ## run what is missing or stale, then render the book to _build/html
+	@now=$$($(BIN)/python book/_ext/execution.py $(BOOK_INPUTS)); \
+	if [ "$$now" = "$$(cat _build/.rendered 2>/dev/null)" ]; then echo "$(SITE) is up to date"; \
+	else $(JUPYTER_BOOK) --path-output . && echo "$$now" > _build/.rendered; fi
+
+test: lint  ## lint, check types, run the tests
+	$(BIN)/python -m pytest
+
+serve: $(STAMP)  ## show the rendered book on http://localhost:8000 (PORT=...)
+	@[ -f $(SITE)/index.html ] || { echo "nothing is rendered yet: make book" >&2; exit 2; }
+	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
+
+experiments: $(STAMP)  ## run the experiments of PROFILE whose record is missing or stale (JOBS=...)
+	@$(BIN)/python workflow/run.py experiments $(PROFILE) --jobs $(JOBS)
+
+train: $(STAMP)  ## train the networks of PROFILE anew
+	@$(BIN)/python workflow/run.py train $(PROFILE)
+
+check: $(STAMP)  ## run all experiments of PROFILE anew and compare each number with the committed record
+	@$(BIN)/python workflow/run.py check $(PROFILE) --jobs $(JOBS)
+
+bench: $(STAMP)  ## time the executor beside the schedulers of diffusers
+	$(BIN)/python tests/bench.py
+
+test-golden: $(STAMP)  ## compare with the authors' own programs (FEWSTEP_GOLDEN=DIR: with another folder of vectors)
+	$(BIN)/python -m pytest tests/golden
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+book-strict: $(STAMP)  ## render everything anew to _build/strict; any warning or failed cell is an error
+	$(JUPYTER_BOOK) --path-output _build/strict --all -W -n --keep-going
 
 venv: $(STAMP)  ## build .venv from requirements.lock
 
@@ -24,7 +65,10 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-lock: $(STAMP)  ## resolve requirements.lock anew from pyproject.toml (Linux and macOS, Python 3.11 and later)
+lock: $(STAMP)  ## resolve requirements.lock anew (Linux and macOS, Python 3.11 and later)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate \
 		--extra book --extra test --group build --custom-compile-command "make lock" \
 		pyproject.toml --output-file requirements.lock
+
+clean:  ## remove what was built; keeps .venv, downloads and records
+	rm -rf _build .pytest_cache .hypothesis .ruff_cache .mypy_cache .snakemake
