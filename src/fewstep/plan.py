@@ -32,7 +32,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Canonical", "Plan", "Row", "Symbol", "Tape", "difference"]
+__all__ = ["Canonical", "Plan", "Row", "Schedule", "Symbol", "Tape", "difference"]
 
 Float = NDArray[np.float64]
 Term = tuple[str, int]

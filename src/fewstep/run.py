@@ -15,7 +15,7 @@ from .plan import Plan
 __all__ = ["Hook", "Model", "generate", "sample"]
 
 Model = Callable[[Tensor, Tensor], Tensor]
-"""An ε-model: ``model(x, t)`` with x of shape (B, *shape) and t of shape (B,), returns ε of the shape of x."""
+"""An ε-model: ``model(x, t)`` with x of shape ``(B, *shape)`` and t of shape (B,), returns ε of the shape of x."""
 
 Hook = Callable[[int, Tensor, float], Tensor | None]
 """``hook(k, x, t)`` sees the state before call k (and the result, with k = NFE); a tensor that it returns replaces it."""
@@ -41,7 +41,7 @@ def sample(
     Args:
         plan: the sampler.
         model: an ε-model.
-        x: start states, shape (B, *shape), at ``plan.times[0]`` (standard deviation ``plan.prior_std``).
+        x: start states, shape ``(B, *shape)``, at ``plan.times[0]`` (standard deviation ``plan.prior_std``).
         seed: of the injected noise (:func:`fewstep.noise.normal`); not used by a deterministic plan.
         ids: the sample numbers of the batch, 0 … B − 1 unless given; sample i gets the same noise in any batch.
         noise: replaces the counter-based noise: a function from the draw's number (0, 1, …) to a tensor like ``x``.
@@ -148,7 +148,7 @@ def generate(
     Sample i of a seed is the same image whatever ``ids`` and ``batch_size`` are.
 
     Returns:
-        A tensor of shape (len(ids), *shape) on the CPU.
+        A tensor of shape ``(len(ids), *shape)`` on the CPU.
     """
     numbers = torch.as_tensor(list(ids), dtype=torch.int64)
     batches = []
