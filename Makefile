@@ -44,7 +44,7 @@ bench: $(STAMP)  ## time the executor beside the schedulers of diffusers
 	$(BIN)/python tests/bench.py
 
 test-golden: $(STAMP)  ## compare with the authors' own programs (FEWSTEP_GOLDEN=DIR: with another folder of vectors)
-	$(BIN)/python -m pytest tests/golden
+	$(BIN)/python -m pytest tests/test_golden.py
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
