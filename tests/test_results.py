@@ -302,6 +302,14 @@ def test_the_revision_is_dirty_only_by_what_makes_numbers(tmp_path):
 # --- the plan and the comparison
 
 
+def test_training_is_no_part_of_a_profiles_cells(toy):
+    with (toy / "workflow/experiments.yml").open("a") as file:
+        file.write("\nother: {train: {cells: {unet: {}}}, toy: {cells: {one: {}}}}")
+    assert [cell.experiment for cell in results.cells("other", root=toy)] == ["toy"]
+    assert [cell.name for cell in results.cells("other", "train", root=toy)] == ["unet"]
+    assert results.profiles(toy) == ["digits", "other"]
+
+
 def test_mistakes_in_the_plan_are_named(toy):
     with pytest.raises(UserError, match="profile 'digit' has no cells; profiles that have: digits"):
         results.cells("digit", root=toy)
