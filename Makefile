@@ -63,6 +63,8 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
+	@mkdir -p $(VENV)/etc/ipython  # the kernels of pages and notebooks: errors only, not that they talk TCP on this host
+	@echo '{"IPKernelApp": {"log_level": "ERROR"}}' > $(VENV)/etc/ipython/ipython_kernel_config.json
 	@touch $@
 
 lock: $(STAMP)  ## resolve requirements.lock anew (Linux and macOS, Python 3.11 and later)
