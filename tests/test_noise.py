@@ -41,8 +41,13 @@ def test_an_element_does_not_depend_on_how_many_follow():
 
 def test_seeds_draws_and_large_sample_numbers_differ():
     one = normal(0, 0, [0], (64,))
-    for other in (normal(1, 0, [0], (64,)), normal(0, 1, [0], (64,)), normal(0, 0, [1], (64,)), normal(0, 0, [2**32], (64,)),
-                  normal(2**32, 0, [0], (64,))):
+    for other in (
+        normal(1, 0, [0], (64,)),
+        normal(0, 1, [0], (64,)),
+        normal(0, 0, [1], (64,)),
+        normal(0, 0, [2**32], (64,)),
+        normal(2**32, 0, [0], (64,)),
+    ):
         assert not torch.any(one == other)
 
 
