@@ -17,11 +17,12 @@ from typing import Any
 from torch import nn
 
 from ..errors import UserError, unknown
+from ..provenance import ROOT
 
-__all__ = ["KINDS", "FOLDER", "load", "manifest", "save", "sha256", "write_atomically"]
+__all__ = ["FOLDER", "KINDS", "load", "manifest", "save", "sha256", "write_atomically"]
 
-FOLDER = Path(os.environ.get("FEWSTEP_CHECKPOINTS") or Path(__file__).resolve().parents[3] / "data" / "checkpoints")
-"""Where the shipped weights lie; the environment variable ``FEWSTEP_CHECKPOINTS`` names another folder."""
+FOLDER = ROOT / "data" / "checkpoints"
+"""Where the shipped weights lie."""
 
 MANIFEST = "manifest.json"
 
