@@ -316,7 +316,7 @@ def test_mistakes_in_the_plan_are_named(toy):
     with pytest.raises(UserError, match="unknown experiment of profile digits 'tty'; did you mean toy"):
         results.cells("digits", "tty", root=toy)
     edit(toy / "workflow/experiments.yml", "parameters:", "parametres:")
-    with pytest.raises(UserError, match=r"experiments.yml: parametres: Extra"):
+    with pytest.raises(UserError, match=r"experiments.yml: digits.toy.parametres: Extra"):
         results.cells("digits", root=toy)
 
 

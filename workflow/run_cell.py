@@ -136,7 +136,8 @@ def run(cell: results.Cell, log: Path, out: Path, threads: int | None = None, ec
     if failure is None and _stamp(cell.path(out)) == before:
         failure = f"    the notebook wrote no record; it must use results.recording(**{HANDED_IN})"
     if failure is not None:
-        print(f"failed {name}\n{failure}\n    the notebook, with its outputs: {os.path.relpath(kept, ROOT)}", flush=True)
+        where = os.path.relpath(kept, ROOT)
+        print(f"failed {name}\n{failure}\n    the notebook, with its outputs: {where}", flush=True)
         return False
     for old in log.parent.glob(f"{cell.name}.*.ipynb"):
         if old != kept and re.fullmatch(r"[0-9a-f]+", old.name[len(cell.name) + 1 : -len(".ipynb")]):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import math
 import os
@@ -28,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from .errors import UserError, unknown
 from .provenance import ROOT, cell_key, device_name, package_versions, revision, weights_of
@@ -49,6 +50,7 @@ __all__ = [
     "compare",
     "is_stale",
     "load",
+    "planned",
     "profiles",
     "read",
     "recording",
@@ -428,28 +430,45 @@ class _Experiment(_Strict):
     cells: dict[Name, dict[str, Any]] = Field(min_length=1)
 
 
-def _plan(root: Path) -> dict[str, dict[str, _Experiment]]:
-    import yaml  # type: ignore[import-untyped]
+def planned(root: Path = ROOT) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """What is to be measured, from ``workflow/experiments.yml``: profile → experiment → cell → parameters.
 
+    Raises:
+        UserError: if the file does not fit its schema.
+    """
     path = root / "workflow" / "experiments.yml"
     try:
-        content = yaml.safe_load(path.read_text("utf-8")) or {}
-        content.pop("shared", None)  # a place for YAML anchors
-        return {
-            profile: {name: _Experiment.model_validate(value) for name, value in (experiments or {}).items()}
-            for profile, experiments in content.items()
-        }
+        return _planned(path, path.stat().st_mtime_ns)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+
+
+@functools.cache
+def _planned(path: Path, changed_ns: int) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+        content.pop("shared", None)  # a place for YAML anchors
+        document = TypeAdapter(dict[Name, dict[Name, _Experiment]]).validate_python(content)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except AttributeError:
+        raise UserError(f"{path}: profiles by name are needed") from None
     except ValidationError as error:
         raise UserError(f"{path}: {_complaint(error)}") from None
+    return {
+        profile: {
+            name: {cell: {**experiment.parameters, **parameters} for cell, parameters in experiment.cells.items()}
+            for name, experiment in experiments.items()
+        }
+        for profile, experiments in document.items()
+    }
 
 
 def profiles(root: Path = ROOT) -> list[str]:
     """The profiles that have cells, in the order of ``workflow/experiments.yml``."""
-    return [profile for profile, experiments in _plan(root).items() if experiments]
+    return [profile for profile, experiments in planned(root).items() if experiments]
 
 
 def cells(profile: str, experiment: str | None = None, root: Path = ROOT) -> list[Cell]:
@@ -458,17 +477,13 @@ def cells(profile: str, experiment: str | None = None, root: Path = ROOT) -> lis
     Raises:
         UserError: if the file does not fit its schema, or has no such profile or experiment.
     """
-    plan = _plan(root)
-    if not plan.get(profile):
+    experiments = planned(root).get(profile)
+    if not experiments:
         raise UserError(f"profile {profile!r} has no cells; profiles that have: {', '.join(profiles(root)) or 'none'}")
-    if experiment is not None and experiment not in plan[profile]:
-        raise unknown(f"experiment of profile {profile}", experiment, plan[profile])
-    wanted = [experiment] if experiment else [name for name in plan[profile] if name != TRAINING]
-    return [
-        Cell(profile, name, cell, {**plan[profile][name].parameters, **parameters})
-        for name in wanted
-        for cell, parameters in plan[profile][name].cells.items()
-    ]
+    if experiment is not None and experiment not in experiments:
+        raise unknown(f"experiment of profile {profile}", experiment, experiments)
+    wanted = [experiment] if experiment else [name for name in experiments if name != TRAINING]
+    return [Cell(profile, name, cell, parameters) for name in wanted for cell, parameters in experiments[name].items()]
 
 
 def stale_cells(profile: str, folder: Path | str = RESULTS, root: Path = ROOT) -> list[Cell]:
@@ -488,14 +503,16 @@ def stale_cells(profile: str, folder: Path | str = RESULTS, root: Path = ROOT) -
 def why_stale(record: Record, root: Path = ROOT) -> str | None:
     """Why a record no longer says what the code would measure, in words; None if it does."""
     where = record.provenance
-    planned = _plan(root).get(where.profile, {}).get(where.experiment)
-    if planned is None or where.cell not in planned.cells:
+    parameters = planned(root).get(where.profile, {}).get(where.experiment, {}).get(where.cell)
+    if parameters is None:
         return "workflow/experiments.yml has no such cell any more"
-    if {**planned.parameters, **planned.cells[where.cell]} != where.parameters:
+    if parameters != where.parameters:
         return "its parameters have changed since"
-    if cell_key(where.experiment, where.parameters, root) != where.key:
-        return "its notebook, code or weights have changed since"
-    return None
+    try:
+        key = cell_key(where.experiment, where.parameters, root)
+    except UserError as error:
+        return str(error)
+    return None if key == where.key else "its notebook, code or weights have changed since"
 
 
 def is_stale(record: Record, root: Path = ROOT) -> bool:
