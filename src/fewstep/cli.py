@@ -1,0 +1,301 @@
+"""The command line: ``fewstep list | sample | evaluate | train | compare``.
+
+A user's mistake gets one line on standard error and exit status 2, and leaves no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import grids, profiles, schedules, solvers
+from .errors import UserError, unknown
+from .plan import Plan, difference
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+
+
+# Options that several commands share.
+solver_ = click.option("--solver", default="ddim", metavar="NAME", help="Solver: see 'fewstep list solvers'.")
+nfe_ = click.option("--nfe", default=10, help="Budget of network calls; the solver takes as many steps as fit.")
+grid_ = click.option("--grid", metavar="NAME", help="Time grid: see 'fewstep list grids'. Default: the solver's own.")
+profile_ = click.option(
+    "--profile", default="digits", metavar="NAME", help="Data, network and process: see 'fewstep list profiles'."
+)
+eta_ = click.option("--eta", type=float, help="DDIM's η, 0 (deterministic) to 1.")
+gamma_ = click.option("--gamma", type=float, help="Gradient estimation's γ; 1 is DDIM.")
+mu_ = click.option("--mu", type=float, help="Gradient estimation's noise level μ, 0 to below 1.")
+seed_ = click.option("--seed", default=0, type=click.IntRange(0), help="Seed of the noise.")
+batch_ = click.option(
+    "--batch-size", default=256, type=click.IntRange(1), help="Samples per network call; changes no sample."
+)
+
+KINDS = {
+    "solvers": lambda: [
+        (s.name, f"{s.title}; order {s.order}, on {s.default_grid} by default ({s.reference})")
+        for s in solvers.SOLVERS.values()
+    ],
+    "grids": lambda: [(name, _first_line(function)) for name, function in grids.GRIDS.items()],
+    "processes": lambda: [(name, _first_line(make)) for name, make in schedules.PROCESSES.items()],
+    "profiles": lambda: [
+        (p.name, f"data {p.dataset}, network {p.model}, features {p.features}") for p in profiles.PROFILES.values()
+    ],
+}
+"""What ``fewstep list`` lists."""
+
+
+def _first_line(thing: Any) -> str:
+    """The first sentence of a docstring, without its markup."""
+    text = " ".join((thing.__doc__ or "").split("\n\n")[0].split())
+    for mark in (":math:", ":func:", ":data:", "`"):
+        text = text.replace(mark, "")
+    return text
+
+
+def _options(**given: float | None) -> dict[str, float]:
+    """The solver options that were given."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _plan(profile: profiles.Profile, solver: str, nfe: int, grid: str | None, **options: float | None) -> Plan:
+    return solvers.build(solver, profile.process(), nfe, grid, **_options(**options))
+
+
+def _writable(out: Path, suffixes: Iterable[str]) -> None:
+    """Refuse an output file before the work, not after it."""
+    if out.suffix not in suffixes:
+        raise UserError(f"cannot write {out}: its name must end in {' or '.join(suffixes)}")
+    if not out.parent.is_dir():
+        raise UserError(f"cannot write {out}: the folder {out.parent} does not exist")
+    if out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise UserError(f"cannot write {out}: no right to write there, choose another place")
+
+
+@click.group(context_settings=CONTEXT)
+def app() -> None:
+    """Few-step diffusion sampling: draw, measure and compare samples of any solver."""
+
+
+@app.command("list")
+@click.argument("kind", required=False)
+def list_(kind: str | None) -> None:
+    """List what there is: KIND is solvers, grids, processes or profiles (default: all of them)."""
+    if kind is not None and kind not in KINDS:
+        raise unknown("list", kind, KINDS)
+    for name in [kind] if kind else KINDS:
+        rows = KINDS[name]()
+        width = max(len(row[0]) for row in rows)
+        if kind is None:
+            click.echo(f"{name}:")
+        for row in rows:
+            click.echo(f"{'' if kind else '  '}{row[0]:{width}s}  {row[1]}")
+
+
+@app.command()
+@solver_
+@nfe_
+@grid_
+@profile_
+@click.option("--samples", default=64, type=click.IntRange(1), help="How many samples.")
+@seed_
+@click.option(
+    "--out",
+    default="samples.png",
+    type=click.Path(path_type=Path),
+    help="Image grid (.png) or the samples themselves (.safetensors).",
+)
+@eta_
+@gamma_
+@mu_
+@batch_
+def sample(
+    solver: str,
+    nfe: int,
+    grid: str | None,
+    profile: str,
+    samples: int,
+    seed: int,
+    out: Path,
+    eta: float | None,
+    gamma: float | None,
+    mu: float | None,
+    batch_size: int,
+) -> None:
+    """Draw samples and write them to a file."""
+    setting = profiles.get(profile)
+    plan = _plan(setting, solver, nfe, grid, eta=eta, gamma=gamma, mu=mu)
+    _writable(out, (".png", ".safetensors"))
+    from . import models
+
+    model = models.load(setting.model)
+    images = _generate(setting, plan, model, samples, seed, batch_size)
+    models.checkpoints.write_atomically(out, lambda path: _write_images(path, images, out.suffix))
+    click.echo(f"{out}: {samples} samples, {solver}, {plan.nfe} network calls, seed {seed}")
+
+
+def _generate(setting: profiles.Profile, plan: Plan, model: Any, samples: int, seed: int, batch_size: int) -> Any:
+    import torch
+
+    from . import data
+    from .run import generate
+
+    shape = data.load(setting.dataset).images.shape[1:]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return generate(
+        plan, model.to(device), shape, range(samples), seed=seed, batch_size=batch_size, device=device, progress=True
+    )
+
+
+def _write_images(path: Path, images: Any, suffix: str) -> None:
+    if suffix == ".safetensors":
+        from safetensors.torch import save
+
+        path.write_bytes(save({"samples": images.contiguous()}))
+        return
+    from PIL import Image
+    from torchvision.utils import make_grid
+
+    from .data import to_uint8
+
+    columns = max(1, round(len(images) ** 0.5))
+    # Small images are enlarged by whole pixels, so that a viewer shows what there is.
+    scale = max(1, 64 // images.shape[-1])
+    pixels = to_uint8(images).repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    picture = make_grid(pixels, nrow=columns, padding=2, pad_value=255)
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path, format="PNG")
+
+
+@app.command()
+@solver_
+@nfe_
+@grid_
+@profile_
+@click.option("--samples", default=1000, type=click.IntRange(2), help="How many samples per seed.")
+@click.option(
+    "--seed", multiple=True, default=(0, 1, 2), type=click.IntRange(0), help="Seed; give two or more for an interval."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of records to write the numbers to.")
+@eta_
+@gamma_
+@mu_
+@batch_
+def evaluate(
+    solver: str,
+    nfe: int,
+    grid: str | None,
+    profile: str,
+    samples: int,
+    seed: tuple[int, ...],
+    out: Path | None,
+    eta: float | None,
+    gamma: float | None,
+    mu: float | None,
+    batch_size: int,
+) -> None:
+    """Measure samples against the data: Fréchet and kernel distance, precision and recall."""
+    setting = profiles.get(profile)
+    plan = _plan(setting, solver, nfe, grid, eta=eta, gamma=gamma, mu=mu)
+    if out is not None and not out.is_dir():
+        raise UserError(f"cannot write records to {out}: it is not a folder")
+    if len(seed) < 2:
+        raise UserError("an interval needs at least two seeds: --seed 0 --seed 1")
+    from . import metrics, models, results
+
+    model = models.load(setting.model)
+    options = _options(eta=eta, gamma=gamma, mu=mu)
+    where = {"solver": solver, "grid": grid or solvers.get(solver).default_grid, "nfe": plan.nfe}
+    made_with = {**where, **options, "model": setting.model, "features": setting.features}
+    found: dict[str, list[float]] = {}
+    with contextlib.ExitStack() as stack:
+        record = None
+        if out is not None:
+            parameters = {**made_with, "samples": samples, "seeds": list(seed)}
+            record = stack.enter_context(results.recording(setting.name, "frechet", solver, parameters, out=out))
+        for one in seed:
+            images = _generate(setting, plan, model, samples, one, batch_size)
+            for metric, value in metrics.evaluate(images, setting.dataset, setting.features).items():
+                found.setdefault(metric, []).append(value)
+        if record is not None:
+            for metric, values in found.items():
+                record.add(
+                    metric, *metrics.confidence_interval(values), **where, samples=samples, seeds=seed, settings=options
+                )
+    click.echo(f"{solver} on {where['grid']}, {plan.nfe} network calls, {len(seed)} × {samples} samples")
+    for metric, values in found.items():
+        mean, low, high = metrics.confidence_interval(values)
+        click.echo(f"  {results.METRICS[metric]:24s} {mean:10.4f}   95 % interval [{low:.4f}, {high:.4f}]")
+
+
+@app.command()
+@profile_
+@click.option("--steps", default=20_000, type=click.IntRange(1), help="Optimiser steps.")
+@click.option("--batch-size", default=128, type=click.IntRange(1), help="Images per step.")
+@seed_
+@click.option(
+    "--out",
+    default="checkpoints",
+    type=click.Path(path_type=Path),
+    help="Checkpoint folder; an interrupted run there goes on.",
+)
+def train(profile: str, steps: int, batch_size: int, seed: int, out: Path) -> None:
+    """Train a profile's network from scratch into a folder of your own (the shipped weights stay as they are)."""
+    setting = profiles.get(profile)
+    from . import data, models
+    from .train import Settings, train_denoiser
+
+    config = models.manifest()[f"{setting.model}.safetensors"]["config"]
+    settings = Settings(steps=steps, batch=batch_size, seed=seed)
+    result = train_denoiser(
+        lambda: models.UNet(**config),
+        data.load(setting.dataset).images,
+        setting.process(),
+        settings,
+        state=out / f"{setting.model}.state.safetensors",
+    )
+    digest = models.save(setting.model, result.model, "unet", setting.name, out, steps=steps, seed=seed)
+    click.echo(f"{out / setting.model}.safetensors: loss {result.losses[-1]:.4f}, SHA-256 {digest[:16]}…")
+
+
+@app.command()
+@click.argument("names", nargs=-1, required=True)
+@nfe_
+@click.option("--grid", default="uniform", metavar="NAME", help="Time grid that all of them use.")
+@profile_
+def compare(names: tuple[str, ...], nfe: int, grid: str, profile: str) -> None:
+    """Compare the solvers NAMES as tables.
+
+    Prints calls, storage slots and the largest difference of the canonical forms; 0 means the same sampler.
+    """
+    setting = profiles.get(profile)
+    if len(names) < 2:
+        raise UserError("give at least two solvers to compare")
+    plans = [_plan(setting, name, nfe, grid) for name in names]
+    width = max(map(len, names))
+    click.echo(f"{'':{width}s}  calls  slots  largest difference to {names[0]}")
+    for name, plan in zip(names, plans, strict=True):
+        gap = difference(plans[0], plan) / max(1.0, float(abs(plans[0].canonical().C).max()))
+        same = "the same sampler" if gap < 1e-12 else "another number of calls" if gap == float("inf") else f"{gap:.3g}"
+        click.echo(f"{name:{width}s}  {plan.nfe:5d}  {plan.slots:5d}  {same}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exits with 0, with 2 after a user's mistake, with 130 when interrupted."""
+    try:
+        sys.exit(app.main(args=arguments, prog_name="fewstep", standalone_mode=False) or 0)
+    except UserError as error:
+        message = str(error)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(0)
+    except click.ClickException as error:
+        message = error.format_message()
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    click.echo(f"fewstep: {' '.join(message.split())}", err=True)
+    sys.exit(2)
