@@ -10,6 +10,7 @@ when they change, every page is executed again; when only prose changes, none is
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sys
 from collections.abc import Iterable
@@ -44,6 +45,8 @@ def choose_cache(app, config) -> None:
 
 def setup(app) -> dict[str, object]:
     app.connect("config-inited", choose_cache)
+    # A library in the kernels looks for widgets, which a printed page has no use for, and warns that it finds none.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
