@@ -117,12 +117,12 @@ class IdealDenoiser(GaussianMixture):
 
 
 def example(process: Process) -> GaussianMixture:
-    r"""The mixture of the book's measurements: five components in 4 dimensions, s = 0.3, :math:`\mu_k \sim N(0, 4I)`."""
+    r"""The mixture of the book's experiments: five components in 4 dimensions, s = 0.3, :math:`\mu_k \sim N(0, 4I)`."""
     return GaussianMixture(2 * normal(0, 0, range(5), (4,), torch.float64), 0.3, process)
 
 
 def smoothed_distance(data: Tensor, x: Tensor, sigma: float) -> Tensor:
-    r"""The σ-smoothed squared distance to a finite set (Permenter & Yuan, Def. 4.1, up to an additive constant), halved:
+    r"""Half the σ-smoothed squared distance to a finite set (Permenter & Yuan, §4; up to an additive constant):
 
     .. math:: \tfrac12 d_\sigma^2(x) = -\sigma^2\log\frac1n\sum_i \exp\bigl(-\lVert x - x_i\rVert^2/2\sigma^2\bigr) .
 
@@ -160,7 +160,7 @@ def reference(
     tolerance: float = 1e-12,
     times: np.ndarray | None = None,
 ) -> Tensor:
-    r"""The solution of the probability-flow ODE to ``tolerance``, by SciPy's DOP853 on :math:`d\bar x/d\rho = \varepsilon`.
+    r"""The solution of :math:`d\bar x/d\rho = \varepsilon` to ``tolerance``, by SciPy's DOP853.
 
     In log ρ down to ρ = 0.01, below that in ρ itself, so that a clean end is reached.
 
