@@ -445,7 +445,7 @@ def planned(root: Path = ROOT) -> dict[str, dict[str, dict[str, dict[str, Any]]]
 
 @functools.cache
 def _planned(path: Path, changed_ns: int) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         content = yaml.safe_load(path.read_text("utf-8"))

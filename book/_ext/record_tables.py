@@ -1,0 +1,205 @@
+"""Tables of numbers for :mod:`records`: which rows, in which order, and how a number is written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from docutils import nodes
+
+from fewstep.errors import UserError
+from fewstep.solvers import SOLVERS
+
+Row = dict[str, Any]
+
+LABELS = {"solver": "sampler", "nfe": "NFE", "budget": "NFE", "gamma": "γ", "eta": "η", "mu": "μ", "t_end": "end time"}
+"""How a coordinate is spelled in a table's head."""
+
+NOT_COORDINATES = {"profile", "experiment", "cell", "metric", "value", "low", "high", "seeds", "stale"}
+
+
+# --- numbers as text -----------------------------------------------------------------------------------------------
+
+
+def number(value: float, half: float | None = None, digits: int = 3) -> str:
+    """A number to so many significant digits, ± half the width of its interval to the same place.
+
+    Raises:
+        ValueError: if fewer than one digit is asked for.
+    """
+    if digits < 1:
+        raise ValueError("a number has at least one digit")
+    exponent = math.floor(math.log10(abs(value))) if value else 0
+    scaled = not -3 <= exponent < 5
+    scale = 10.0**exponent if scaled else 1.0
+    decimals = max(digits - 1 - (0 if scaled else exponent), 0)
+    text = f"{value / scale:.{decimals}f}"
+    if half is not None:
+        width = f"{half / scale:.{decimals}f}"
+        text += f" ± {width if float(width) or not half else f'{half / scale:.1g}'}"
+    if not scaled:
+        return text.replace("-", "−")
+    power = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return (f"({text})" if half is not None else text).replace("-", "−") + f"×10{power}"
+
+
+def shown(row: Row, digits: int) -> str:
+    """The value of a row with its interval."""
+    half = None if row["low"] is None else (row["high"] - row["low"]) / 2
+    return number(row["value"], half, digits)
+
+
+def label(coordinate: str, value: Any) -> str:
+    """A coordinate's value as a table shows it."""
+    if value is None:
+        return "–"
+    if coordinate == "solver" and value in SOLVERS:
+        return SOLVERS[value].title
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def head(coordinate: str) -> str:
+    """A coordinate's name as a table shows it."""
+    return LABELS.get(coordinate, coordinate.replace("_", " "))
+
+
+# --- choosing rows -------------------------------------------------------------------------------------------------
+
+
+def parse_filter(text: str) -> dict[str, list[str]]:
+    """``a=1|2, "b=x, y"`` as ``{"a": ["1", "2"], "b": ["x, y"]}``.
+
+    Raises:
+        UserError: if a part is not ``name=value``.
+    """
+    found = {}
+    for part in next(csv.reader([text.replace("\n", " ")], skipinitialspace=True), []):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise UserError(f"filter {part!r}: name=value is needed")
+        found[name.strip()] = [choice.strip() for choice in value.split("|")]
+    return found
+
+
+def matches(value: Any, texts: Sequence[str]) -> bool:
+    """Whether a value is one of those written as text."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return any(_float(text) == value for text in texts)
+    return str(value).lower() in [text.lower() for text in texts] if isinstance(value, bool) else str(value) in texts
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def choose(rows: list[Row], filters: Mapping[str, Sequence[str]]) -> list[Row]:
+    """The rows that all filters keep.
+
+    Raises:
+        UserError: if a filter names no column, or keeps nothing.
+    """
+    for name, texts in filters.items():
+        if not any(name in row for row in rows):
+            columns = sorted({column for row in rows for column in row})
+            raise UserError(f"no column {name!r}; there are {', '.join(columns)}")
+        kept = [row for row in rows if matches(row.get(name), texts)]
+        if not kept:
+            values = sorted({str(row.get(name)) for row in rows})
+            raise UserError(f"nothing with {name}={'|'.join(texts)}; there is {', '.join(values)}")
+        rows = kept
+    return rows
+
+
+def varying(rows: list[Row]) -> list[str]:
+    """The coordinates in which these rows differ."""
+    names = dict.fromkeys(name for row in rows for name in row if name not in NOT_COORDINATES)
+    return [name for name in names if len({json.dumps(row.get(name)) for row in rows}) > 1]
+
+
+def ordered(rows: list[Row], coordinate: str) -> list[Any]:
+    """The values of a coordinate in a table's order: solvers as registered, numbers by size, others as they come."""
+    values = list({json.dumps(row.get(coordinate)): row.get(coordinate) for row in rows}.values())
+    if coordinate == "solver":
+        names = list(SOLVERS)
+        return sorted(values, key=lambda name: names.index(name) if name in SOLVERS else len(names))
+    if all(isinstance(value, int | float) for value in values):
+        return sorted(values)
+    return values
+
+
+def layout(rows: list[Row], wanted_rows: list[str], wanted_columns: str | None) -> tuple[list[str], str | None]:
+    """The coordinates of a table's rows and columns; what is not asked for is what varies, NFE in the columns."""
+    free = [name for name in varying(rows) if name not in wanted_rows]
+    column = wanted_columns or next((name for name in ("budget", "nfe") if name in free), None)
+    if column == "budget" and "nfe" in free:
+        free.remove("nfe")  # follows from solver and budget; the table notes where it is less
+    return wanted_rows or [name for name in free if name != column] or ["solver"], column
+
+
+Cells = dict[tuple[tuple[Any, ...], Any], Row]
+
+
+def pivot(rows: list[Row], by: list[str], column: str | None) -> tuple[list[tuple[Any, ...]], list[Any], Cells]:
+    """Row keys, column keys and the one row at each of their crossings.
+
+    Raises:
+        UserError: if two rows meet in one place; the line names the coordinates that tell them apart.
+    """
+    ranks = [{json.dumps(value): rank for rank, value in enumerate(ordered(rows, name))} for name in by]
+    cells: Cells = {}
+    for row in rows:
+        place = (tuple(row.get(name) for name in by), row.get(column) if column else None)
+        if place in cells:
+            apart = varying([cells[place], row])
+            where = ", ".join(f"{name}={row.get(name)}" for name in filter(None, [*by, column]))
+            how = f"they differ in {', '.join(apart)}: add it to rows or filter" if apart else "they are of two records"
+            raise UserError(f"several numbers at {where}; {how}")
+        cells[place] = row
+    lines = sorted(
+        {place[0] for place in cells},
+        key=lambda line: [rank[json.dumps(value)] for rank, value in zip(ranks, line, strict=True)],
+    )
+    return lines, ordered(rows, column) if column else [None], cells
+
+
+# --- nodes ---------------------------------------------------------------------------------------------------------
+
+
+class HeadEntry(nodes.entry):
+    """A cell of a table's head or of its first column: ``<th scope=…>``."""
+
+
+def visit_head_entry(self: Any, node: HeadEntry) -> None:
+    self.visit_entry(node)
+    self.body[-1] = self.body[-1].replace("<th", f'<th scope="{node["scope"]}"', 1)
+
+
+def build_table(caption: str, top: list[str], lines: list[list[list[nodes.Node]]], stubs: int) -> nodes.table:
+    """A table with a caption, header cells in its first row and its first columns, and numbers elsewhere."""
+    group = nodes.tgroup(cols=len(top))
+    group += [nodes.colspec(colwidth=1, **({"stub": 1} if index < stubs else {})) for index in range(len(top))]
+    group["stubs"] = [int(index < stubs) for index in range(len(top))]
+    cells = [HeadEntry("", nodes.paragraph(text=text), scope="col") for text in top]
+    group += nodes.thead("", nodes.row("", *cells))
+    body = nodes.tbody()
+    for line in lines:
+        row = nodes.row()
+        for index, content in enumerate(line):
+            entry = HeadEntry(scope="row") if index < stubs else nodes.entry(classes=["number"])
+            entry += nodes.paragraph("", "", *content)
+            row += entry
+        body += row
+    group += body
+    return nodes.table("", nodes.title(text=caption), group, classes=["results"])
+
+
+def some(values: Iterable[Any], limit: int = 4) -> str:
+    """Distinct values as a list, shortened in the middle of a long one."""
+    texts = list(dict.fromkeys(str(value) for value in values))
+    return ", ".join(texts if len(texts) <= limit else [texts[0], f"… ({len(texts)})", texts[-1]])

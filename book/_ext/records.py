@@ -1,0 +1,399 @@
+"""Measured numbers in the book: read from the records when the book is built, never typed into it.
+
+Role, one number with its interval::
+
+    {result}`digits/frechet/ddim nfe=10 metric=frechet_distance`
+
+The first word is profile/experiment or profile/experiment/cell; the others are coordinates of exactly one measurement,
+and ``digits=2`` asks for two significant digits.
+
+Directives, tables::
+
+    ```{results} digits/frechet
+    :rows: solver
+    :columns: nfe
+    :metric: frechet_distance
+    :filter: grid=uniform|quadratic, samples=1000
+    :digits: 3
+    :caption: Fréchet distance of the samplers
+    :name: frechet
+    ```
+
+    ```{all-results}
+    ```
+
+    ```{reported} ddim_2010.02502
+    :rows: sampler
+    :columns: nfe
+    :filter: dataset=CIFAR-10, metric=FID
+    ```
+
+``rows`` and ``columns`` name coordinates (several rows: separated by commas); without them the table shows what varies.
+A filter's values are separated by ``|``; one that has a comma in it is put in quotes whole (``"model=a, b"``).
+``all-results`` shows every experiment of every profile; ``reported`` a file of ``data/reported``, each row with its
+source. A number that is not there is an error that fails the build. A number whose making has changed since is struck
+through and says so; a page is written anew when a record of it changes or becomes stale.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import record_tables as tables
+from docutils import nodes
+from docutils.parsers.rst import directives
+from record_tables import Row
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from fewstep import results
+from fewstep.errors import UserError, unknown
+
+logger = logging.getLogger(__name__)
+
+# --- the records that a page shows ---------------------------------------------------------------------------------
+
+
+def state(folder: Path, root: Path) -> str:
+    """A digest of the record files of one experiment and of their being stale."""
+    found = [
+        (path.name, hashlib.sha256(path.read_bytes()).hexdigest(), results.why_stale(results.read(path), root))
+        for path in sorted(folder.glob("*.json"))
+    ]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+class _Records:
+    """What roles and directives share: the records they read, and that the page depends on them."""
+
+    env: Any
+    config: Any
+
+    @property
+    def root(self) -> Path:
+        return Path(self.config.records_root)
+
+    def records(self, profile: str, experiment: str) -> list[results.Record]:
+        """The records of an experiment; the page is read again when they change.
+
+        Raises:
+            UserError: if there is no such experiment.
+        """
+        folder = self.root / "data" / "results" / profile / experiment
+        plan = results.planned(self.root)
+        if not folder.is_dir():
+            if profile not in plan:
+                raise unknown("profile", profile, plan)
+            known = {name for experiments in plan.values() for name in experiments}
+            if experiment not in known:
+                raise unknown("experiment", experiment, known)
+        found = results.load(profile, experiment, self.root / "data" / "results")
+        for record in found:
+            self.env.note_dependency(str(folder / f"{record.provenance.cell}.json"))
+        seen = self.env.records_seen.setdefault(self.env.docname, {})
+        seen[f"{profile}/{experiment}"] = state(folder, self.root)
+        return found
+
+    def fail(self, what: str, error: Exception, line: int | None) -> ExtensionError:
+        where = f"{self.env.doc2path(self.env.docname)}{f':{line}' if line else ''}"
+        return ExtensionError(f"{where}: {what}: {error}")
+
+
+def rows_of(records: Iterable[results.Record], root: Path) -> list[Row]:
+    """Rows as :func:`fewstep.results.table` gives them, and in each why it is stale."""
+    rows = []
+    for record in records:
+        rows += [{**row, "stale": results.why_stale(record, root)} for row in results.table([record])]
+    return rows
+
+
+class ResultRole(SphinxRole, _Records):
+    """One number, with its interval."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        try:
+            text, reason = self.find()
+        except (UserError, ValueError) as error:
+            raise self.fail(f"result {self.text!r}", error, self.lineno) from None
+        if reason is None:
+            return [nodes.inline(self.rawtext, text, classes=["result"])], []
+        self.env.records_stale.add((self.env.docname, self.text))
+        struck = nodes.inline(self.rawtext, text, classes=["result", "stale"])
+        return [struck, nodes.inline("", f" (stale: {reason})", classes=["stale-note"])], []
+
+    def find(self) -> tuple[str, str | None]:
+        name, *words = self.text.split()
+        parts = name.split("/")
+        if len(parts) not in (2, 3):
+            raise UserError("profile/experiment or profile/experiment/cell is needed first")
+        filters = tables.parse_filter(", ".join(words))
+        digits = int(filters.pop("digits", ["3"])[0])
+        rows = rows_of(self.records(*parts[:2]), self.root)
+        if not rows:
+            raise UserError(f"no record; make experiments PROFILE={parts[0]}")
+        rows = tables.choose(rows, {"cell": parts[2:], **filters} if parts[2:] else filters)
+        if len(rows) > 1:
+            raise UserError(f"{len(rows)} numbers; they differ in {', '.join(tables.varying(rows) or ['cell'])}")
+        return tables.shown(rows[0], digits), rows[0]["stale"]
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def provenance(records: list[results.Record], rows: list[Row]) -> nodes.paragraph:
+    """The line under a table: where its numbers come from and what makes them again."""
+    made = [record.provenance for record in records]
+    revisions = [f"{(p.revision or 'unknown')[:8]}{'+' if p.dirty else ''}" for p in made]
+    weights = [f"{name} {digest[:8]}" for p in made for name, digest in p.weights.items()]
+    samples = sorted({row["samples"] for row in rows if row["samples"] is not None})
+    seeds = sorted({seed for row in rows for seed in row["seeds"]})
+    days = sorted({p.started[:10] for p in made})
+    parts = [
+        f"profile {made[0].profile}",
+        tables.some(p.device for p in made),
+        f"revision {tables.some(revisions)}",
+        f"weights {tables.some(weights)}" if weights else "no trained weights",
+        f"features of {tables.some(p.feature_net for p in made if p.feature_net)}"
+        if any(p.feature_net for p in made)
+        else "",
+        f"samples {tables.some(samples)}" if samples else "",
+        f"seeds {tables.some(seeds, 6)}" if seeds else "",
+        " to ".join(dict.fromkeys([days[0], days[-1]])),
+    ]
+    line = nodes.paragraph("", " · ".join(filter(None, parts)) + " · ", classes=["provenance"])
+    command = "train" if made[0].experiment == results.TRAINING else "experiments"
+    line += nodes.literal(text=f"make {command} PROFILE={made[0].profile}")
+    return line
+
+
+class _Table(SphinxDirective, _Records):
+    option_spec: ClassVar[dict[str, Callable[[str], Any]]] = {
+        "rows": directives.unchanged,
+        "columns": directives.unchanged,
+        "metric": directives.unchanged,
+        "filter": directives.unchanged,
+        "digits": directives.positive_int,
+        "caption": directives.unchanged,
+        "name": directives.unchanged,
+    }
+
+    def names(self, option: str) -> list[str]:
+        return [name.strip() for name in self.options.get(option, "").split(",") if name.strip()]
+
+    def run(self) -> list[nodes.Node]:
+        try:
+            return self.content_nodes()
+        except UserError as error:
+            raise self.fail(f"{self.name} {' '.join(self.arguments)}".strip(), error, self.lineno) from None
+
+    def content_nodes(self) -> list[nodes.Node]:
+        raise NotImplementedError(self.name)
+
+    def place(self, table: nodes.table) -> nodes.table:
+        if "name" in self.options:
+            self.add_name(table)
+        return table
+
+    def measured(self, records: list[results.Record], rows: list[Row]) -> list[nodes.Node]:
+        """A table of measured numbers of one metric, the line on where they come from, and what is stale among them."""
+        metric, place = rows[0]["metric"], f"{rows[0]['profile']}/{rows[0]['experiment']}"
+        by, column = tables.layout(rows, self.names("rows"), self.options.get("columns"))
+        lines, columns, cells = tables.pivot(rows, by, column)
+        top = [tables.head(name) for name in by]
+        top += [
+            f"{tables.head(column)} {tables.label(column, value)}" if column else results.METRICS[metric]
+            for value in columns
+        ]
+        content = []
+        for line in lines:
+            texts = [[nodes.Text(tables.label(name, value))] for name, value in zip(by, line, strict=True)]
+            for value in columns:
+                row = cells.get((line, value))
+                texts.append([nodes.Text("–")] if row is None else self.cell(row, column))
+            content.append(texts)
+        caption = self.options.get("caption") or f"{results.METRICS[metric]} ({place})"
+        used = {row["cell"] for row in rows}
+        records = [record for record in records if record.provenance.cell in used]
+        found: list[nodes.Node] = [tables.build_table(caption, top, content, len(by)), provenance(records, rows)]
+        for reason in dict.fromkeys(filter(None, (row["stale"] for row in rows))):
+            found.append(nodes.paragraph(text=f"† stale: {reason}; to be measured again", classes=["stale-note"]))
+            self.env.records_stale.add((self.env.docname, place))
+        return found
+
+    def cell(self, row: Row, column: str | None) -> list[nodes.Node]:
+        text = tables.shown(row, self.options.get("digits", 3))
+        found: list[nodes.Node] = [nodes.Text(text)]
+        if row["stale"]:
+            found = [nodes.inline("", text, classes=["stale"]), nodes.superscript(text="†")]
+        if column == "budget" and row.get("nfe") not in (None, row["budget"]):
+            found.append(nodes.inline("", f" at {row['nfe']}", classes=["nfe"]))
+        return found
+
+
+class ResultsDirective(_Table):
+    """A table of one metric of one experiment."""
+
+    required_arguments = 1
+
+    def content_nodes(self) -> list[nodes.Node]:
+        parts = self.arguments[0].split("/")
+        if len(parts) != 2:
+            raise UserError("profile/experiment is needed")
+        records = self.records(*parts)
+        if not records:
+            return [not_run(parts[0])]
+        filters = tables.parse_filter(self.options.get("filter", ""))
+        if "metric" in self.options:
+            filters["metric"] = [self.options["metric"]]
+        rows = tables.choose(rows_of(records, self.root), filters)
+        metrics = sorted({row["metric"] for row in rows})
+        if len(metrics) > 1:
+            raise UserError(f"a table shows one metric; there are {', '.join(metrics)}")
+        for name in [*self.names("rows"), *filter(None, [self.options.get("columns")])]:
+            tables.choose(rows, {name: [str(row.get(name)) for row in rows]})
+        table, *rest = self.measured(records, rows)
+        return [self.place(table), *rest]
+
+
+class AllResultsDirective(_Table):
+    """A section for every profile, with a table for every metric of every experiment."""
+
+    option_spec: ClassVar[dict[str, Callable[[str], Any]]] = {"digits": directives.positive_int}
+
+    def content_nodes(self) -> list[nodes.Node]:
+        found: list[nodes.Node] = []
+        for profile, experiments in results.planned(self.root).items():
+            section = self.section(f"Profile {profile}", f"results-{profile}")
+            folder = self.root / "data" / "results" / profile
+            measured = {path.name for path in folder.glob("*") if any(path.glob("*.json"))}
+            names = [*experiments, *sorted(measured - set(experiments))]
+            if not measured:
+                section += not_run(profile)
+            for name in names if measured else []:
+                inner = self.section(name.replace("_", " "), f"results-{profile}-{name}")
+                records = self.records(profile, name)
+                rows = rows_of(records, self.root)
+                for metric in dict.fromkeys(row["metric"] for row in rows):
+                    inner += self.measured(records, [row for row in rows if row["metric"] == metric])
+                if not rows:
+                    inner += not_run(profile)
+                section += inner
+            found.append(section)
+        return found
+
+    def section(self, title: str, name: str) -> nodes.section:
+        section = nodes.section("", nodes.title(text=title), ids=[nodes.make_id(name)], names=[name])
+        self.state.document.note_explicit_target(section)
+        return section
+
+
+def not_run(profile: str) -> nodes.paragraph:
+    """What stands in a table's place where nothing was measured."""
+    text = f"Profile {profile} was not run: "
+    return nodes.paragraph("", text, nodes.literal(text=f"make experiments PROFILE={profile}"), classes=["not-run"])
+
+
+class ReportedDirective(_Table):
+    """A table of numbers that a paper reports, each row with its source."""
+
+    required_arguments = 1
+
+    def content_nodes(self) -> list[nodes.Node]:
+        path = self.root / "data" / "reported" / f"{self.arguments[0]}.csv"
+        if not path.exists():
+            raise unknown("file of data/reported", path.stem, (other.stem for other in path.parent.glob("*.csv")))
+        self.env.note_dependency(str(path))
+        with path.open(encoding="utf-8", newline="") as file:
+            rows: list[Row] = list(csv.DictReader(file))
+        filters = tables.parse_filter(self.options.get("filter", ""))
+        if "metric" in self.options:
+            filters["metric"] = [self.options["metric"]]
+        rows = tables.choose(rows, filters)
+        by, column = self.names("rows") or ["sampler"], self.options.get("columns", "nfe")
+        for name in [*by, column]:
+            tables.choose(rows, {name: [row.get(name, "") for row in rows]})
+        rows = [{**row, column: _integer(row[column])} for row in rows]
+        # One publication may quote another's number: then the same sampler stands in two rows, by source.
+        lines, columns, cells = tables.pivot(rows, [*by, "source"], column)
+        top = [
+            *(tables.head(name) for name in by),
+            *(f"{tables.head(column)} {tables.label(column, value)}" for value in columns),
+            "source",
+        ]
+        content = []
+        for *line, source in lines:
+            texts = [[nodes.Text(value or "–")] for value in line]
+            for value in columns:
+                row = cells.get(((*line, source), value))
+                text = "–" if row is None else row["value"] + (f" ± {row['std']}" if row["std"] else "")
+                texts.append([nodes.Text(text)])
+            content.append([*texts, [nodes.Text(source)]])
+        caption = tables.some(f"{row['paper']}, {row['metric']}, {row['dataset']}" for row in rows)
+        table = tables.build_table(self.options.get("caption") or caption, top, content, len(by))
+        table["classes"] = ["reported"]
+        return [self.place(table)]
+
+
+def _integer(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
+
+
+# --- Sphinx --------------------------------------------------------------------------------------------------------
+
+
+def start(app: Sphinx) -> None:
+    """The environment's own notes: what each page has seen, and what is stale on it."""
+    app.config.html_static_path.append(str(Path(__file__).parent / "static"))
+    for name, empty in (("records_seen", {}), ("records_stale", set())):
+        if not hasattr(app.env, name):
+            setattr(app.env, name, empty)
+
+
+def outdated(app: Sphinx, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
+    """Pages whose records have changed or have become stale: an edit of the package shows on them too."""
+    root = Path(app.config.records_root)
+    places = {place for seen in env.records_seen.values() for place in seen}
+    try:
+        known = {place: state(root / "data" / "results" / place, root) for place in places}
+    except UserError as error:
+        raise ExtensionError(str(error)) from None
+    return [name for name, seen in env.records_seen.items() if any(known[place] != was for place, was in seen.items())]
+
+
+def purge(app: Sphinx, env: Any, docname: str) -> None:
+    env.records_seen.pop(docname, None)
+    env.records_stale = {entry for entry in env.records_stale if entry[0] != docname}
+
+
+def merge(app: Sphinx, env: Any, docnames: set[str], other: Any) -> None:
+    env.records_seen.update({name: seen for name, seen in other.records_seen.items() if name in docnames})
+    env.records_stale |= {entry for entry in other.records_stale if entry[0] in docnames}
+
+
+def finish(app: Sphinx, error: Exception | None) -> None:
+    for docname, what in sorted(app.env.records_stale) if error is None else []:
+        logger.info("stale on page %s: %s", docname, what)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_config_value("records_root", str(results.ROOT), "env", [str])
+    app.add_role("result", ResultRole())
+    app.add_directive("results", ResultsDirective)
+    app.add_directive("all-results", AllResultsDirective)
+    app.add_directive("reported", ReportedDirective)
+    same = (lambda self, node: self.visit_entry(node), lambda self, node: self.depart_entry(node))
+    app.add_node(tables.HeadEntry, html=(tables.visit_head_entry, same[1]), latex=same, text=same)
+    app.connect("builder-inited", start)
+    app.connect("env-get-outdated", outdated)
+    app.connect("env-purge-doc", purge)
+    app.connect("env-merge-info", merge)
+    app.connect("build-finished", finish)
+    app.add_css_file("records.css")
+    return {"version": "1", "env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}
