@@ -41,7 +41,7 @@ check: $(STAMP)  ## run all experiments of PROFILE anew and compare each number 
 	@$(BIN)/python workflow/run.py check $(PROFILE) --jobs $(JOBS)
 
 bench: $(STAMP)  ## time the executor beside the schedulers of diffusers
-	$(BIN)/python tests/bench.py
+	$(BIN)/python benchmarks/executor.py
 
 test-golden: $(STAMP)  ## compare with the authors' own programs (FEWSTEP_GOLDEN=DIR: with another folder of vectors)
 	$(BIN)/python -m pytest tests/test_golden.py
