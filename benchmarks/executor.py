@@ -1,6 +1,6 @@
 """The executor's own time per row beside the schedulers of diffusers, on the same tensors in the same run.
 
-The model costs nothing here (it hands back a stored tensor), so what is timed is all that a sampler adds to its network.
+The model costs nothing here (it hands back a stored tensor): what is timed is all that a sampler adds to its network.
 Run with ``make bench``.
 """
 
@@ -51,7 +51,8 @@ def per_row(run: Callable[[], int]) -> float:
 def main() -> None:
     x, eps = torch.randn(SHAPE), torch.randn(SHAPE)
     process = linear_vp()
-    print(f"{'x'.join(map(str, SHAPE))} float32, {STEPS} calls, {torch.get_num_threads()} threads; µs per row, median of {REPEATS}")
+    print(f"{'x'.join(map(str, SHAPE))} float32, {STEPS} calls, {torch.get_num_threads()} threads")
+    print(f"µs per row, median of {REPEATS} runs")
     print(f"{'':12s} {'fewstep':>9s} {'diffusers':>10s} {'ratio':>7s}   scheduler")
     for name, scheduler in PAIRS.items():
         plan = build(name, process, STEPS, "uniform")

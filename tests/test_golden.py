@@ -33,8 +33,10 @@ COUNTS: dict[str, list[int]] = {}
 
 
 def _noise_on_the_result(case: Case, x: torch.Tensor) -> bool:
-    """diffusers' DDPM adds noise whenever its label is positive, even in the step to ᾱ = 1, where DDPM's Algorithm 2 has
-    z = 0: with trailing labels and the larger variance its result is ours plus √β z of that last step."""
+    """diffusers' DDPM adds noise whenever its label is positive, even in the step to ᾱ = 1.
+
+    DDPM's Algorithm 2 has z = 0 there: with trailing labels and the larger variance its result is ours plus √β z.
+    """
     if not case.run.startswith("DDPM_trailing_fixed_large"):
         return False
     last = np.round(1000 - (case.steps - 1) * 1000 / case.steps) - 1

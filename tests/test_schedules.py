@@ -110,5 +110,5 @@ def test_bad_betas(betas):
 
 @pytest.mark.parametrize("make", [lambda: VE(2, 1), lambda: EDM(0), lambda: ContinuousVP(0, 1), lambda: SubVP(3, 2)])
 def test_bad_ranges(make):
-    with pytest.raises(ValueError, match="needed|positive"):
+    with pytest.raises(ValueError, match=r"needed|positive"):
         make()

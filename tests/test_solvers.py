@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 
 from fewstep import grids
 from fewstep.errors import UserError
@@ -36,7 +38,7 @@ def some_grids(process):
         yield grids.rho7(process, n)
 
 
-# --- equalities -------------------------------------------------------------------------------------------------------
+# --- equalities -----
 
 
 @pytest.mark.parametrize("process", ALL.values(), ids=ALL)
@@ -114,7 +116,7 @@ def test_samplers_do_not_know_the_schedule():
             np.testing.assert_allclose(mine.C[-1] / a1, form.C[-1], rtol=1e-7, atol=1e-9)
 
 
-# --- what is integrated exactly -----------------------------------------------------------------------------------------
+# --- what is integrated exactly -----
 
 
 @pytest.mark.parametrize("name", EXPONENTIAL)
@@ -156,12 +158,11 @@ def test_polynomials_in_t_and_in_rho(process):
             bar = np.vstack([np.zeros(9), form.C / alpha[1:, None]])
             steps = np.diff(bar, axis=0) @ values
             for i in range(order, 9):
-                exact = integrate_d_rho(process, lambda t, f=f: f(t) ** order, times[i], times[i + 1])
+                exact = integrate_d_rho(process, lambda t, f=f, order=order: f(t) ** order, times[i], times[i + 1])
                 assert abs(steps[i] - exact) < 1e-10 * max(1.0, np.abs(values).max() * process.rho(times[0]))
 
 
 def test_quadrature_agrees_with_an_adaptive_one():
-    from scipy.integrate import quad
 
     for process, t, u in ((VP, 1.0, 1e-3), (VP, 0.3, 0.29), (VP, 0.1, 0.0), (SubVP(), 1.0, 1e-3)):
         nodes = np.array([1.0, 0.7, 0.4])
@@ -169,7 +170,7 @@ def test_quadrature_agrees_with_an_adaptive_one():
         for j in range(3):
             f = lambda rho, j=j: lagrange(nodes, process.t_of_rho(np.array([rho])))[j, 0]  # noqa: B023, E731
             edges = np.append(np.geomspace(process.rho(t), max(process.rho(u), 1e-4), 30), process.rho(u))
-            theirs = sum(quad(f, a, b, epsabs=0, epsrel=1e-13)[0] for a, b in zip(edges[:-1], edges[1:], strict=True))
+            theirs = sum(quad(f, a, b, epsabs=0, epsrel=1e-13)[0] for a, b in pairwise(edges))
             assert abs(mine[j] - theirs) < 1e-12 * process.rho(t)
 
 
@@ -179,7 +180,7 @@ def test_quadrature_on_labels():
         mine = integrate_d_rho(DISCRETE, lambda s: np.stack([s**0, s, s**2]), t, u)
         edges = np.concatenate([[t], np.arange(np.ceil(t) - 1, u, -1), [u]])
         fine = np.zeros(3)
-        for a, b in zip(edges[:-1], edges[1:], strict=True):
+        for a, b in pairwise(edges):
             r = np.linspace(DISCRETE.rho(a), DISCRETE.rho(b), 4001)
             middle = DISCRETE.t_of_rho(0.5 * (r[1:] + r[:-1]))
             fine += np.stack([middle**0, middle, middle**2]) @ np.diff(r)
@@ -213,7 +214,7 @@ def test_adams_weights_come_from_the_interpolating_polynomial():
         np.testing.assert_allclose(adams_bashforth(-np.arange(k) * 1.0, 0.0, 1.0), ADAMS_BASHFORTH[k - 1], rtol=1e-13)
 
 
-# --- orders of convergence ----------------------------------------------------------------------------------------------
+# --- orders of convergence -----
 
 MEANS = 2 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 START = torch.randn(8, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -230,11 +231,11 @@ def slope(make, steps=(320, 640, 1280)):
 @pytest.mark.parametrize(
     ("name", "order"),
     [
-        ("ddim", 1), ("ei-eps", 1), ("ei-score", 1), ("euler", 1), ("rk4", 4), ("fon", 4), ("pndm-s", 2), ("pndm-f", 2),
-        ("pndm-prk", 2), ("ipndm-1", 1), ("ipndm-2", 2), ("ipndm-3", 2), ("ipndm-4", 2), ("deis-tab0", 1), ("deis-tab1", 2),
-        ("deis-tab2", 2), ("deis-tab3", 2), ("deis-rhoab0", 1), ("deis-rhoab1", 2), ("deis-rhoab2", 2), ("deis-rhoab3", 2),
-        ("deis-rhork-midpoint", 2), ("deis-rhork-heun", 2), ("deis-rhork-kutta3", 3), ("deis-rhork-rk4", 4), ("edm-heun", 2),
-        ("ge", 1),
+        ("ddim", 1), ("ei-eps", 1), ("ei-score", 1), ("euler", 1), ("rk4", 4), ("fon", 4), ("pndm-s", 2),
+        ("pndm-f", 2), ("pndm-prk", 2), ("ipndm-1", 1), ("ipndm-2", 2), ("ipndm-3", 2), ("ipndm-4", 2),
+        ("deis-tab0", 1), ("deis-tab1", 2), ("deis-tab2", 2), ("deis-tab3", 2), ("deis-rhoab0", 1),
+        ("deis-rhoab1", 2), ("deis-rhoab2", 2), ("deis-rhoab3", 2), ("deis-rhork-midpoint", 2),
+        ("deis-rhork-heun", 2), ("deis-rhork-kutta3", 3), ("deis-rhork-rk4", 4), ("edm-heun", 2), ("ge", 1),
     ],
 )  # fmt: skip
 def test_order_of_convergence(name, order):
@@ -279,7 +280,7 @@ def test_a_better_start_gives_deis_its_full_order(order):
         assert found > order - 0.3, found
 
 
-# --- the registry -------------------------------------------------------------------------------------------------------
+# --- the registry -----
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -64,7 +64,8 @@ def _options(**given: float | None) -> dict[str, float]:
 
 
 def _plan(profile: profiles.Profile, solver: str, nfe: int, grid: str | None, **options: float | None) -> Plan:
-    return solvers.build(solver, profile.process(), nfe, grid, **_options(**options))
+    given: dict[str, Any] = _options(**options)
+    return solvers.build(solver, profile.process(), nfe, grid, **given)
 
 
 def _writable(out: Path, suffixes: Iterable[str]) -> None:
@@ -209,7 +210,7 @@ def evaluate(
 
     model = models.load(setting.model)
     options = _options(eta=eta, gamma=gamma, mu=mu)
-    where = {"solver": solver, "grid": grid or solvers.get(solver).default_grid, "nfe": plan.nfe}
+    where: dict[str, Any] = {"solver": solver, "grid": grid or solvers.get(solver).default_grid, "nfe": plan.nfe}
     made_with = {**where, **options, "model": setting.model, "features": setting.features}
     found: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:

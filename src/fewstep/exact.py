@@ -60,8 +60,8 @@ class GaussianMixture:
 
     def _coefficients(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """α and σ at the times t, each of shape (B, 1), in the dtype of x."""
-        t = np.broadcast_to(np.asarray(t.detach().cpu().double() if isinstance(t, Tensor) else t), (len(x),))
-        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        times = t.detach().cpu().double().expand(len(x)).numpy()
+        alpha, sigma = self.process.alpha(times), self.process.sigma(times)
         return torch.as_tensor(alpha).to(x)[:, None], torch.as_tensor(sigma).to(x)[:, None]
 
     def _log_joint(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -99,7 +99,7 @@ def uniform(process: Process, n: int, *, t_start: float | None = None, t_end: fl
 def power_t(
     process: Process, n: int, *, power: float = 2.0, t_start: float | None = None, t_end: float | None = None
 ) -> Grid:
-    r"""Equal steps in :math:`u^{1/p}` with :math:`u = t - t_{min}` (DEIS, §4 and App. H.3); p = 1 is uniform, p = 2 quadratic."""
+    r"""Equal steps in :math:`(t - t_{min})^{1/p}` (DEIS, App. H.3); p = 1 is uniform, p = 2 quadratic."""
     start, end = _ends(process, n, t_start, t_end)
     if not power > 0:
         raise UserError(f"power must be positive, got {power:g}")
@@ -158,7 +158,7 @@ def log_linear(
 ) -> Grid:
     r"""Permenter & Yuan's schedule: n levels σ = ρ in geometric progression, then the end of the process.
 
-    The defaults 40 and 0.06 are those of their CIFAR-10 experiment. In ρ it is a uniform-λ grid whose two ends are free.
+    The defaults 40 and 0.06 are those of their CIFAR-10 experiment. It is a uniform-λ grid whose two ends are free.
 
     Raises:
         UserError: unless ``rho_start`` > ``rho_last`` > ρ(t_end), and both lie on the process.
@@ -182,7 +182,7 @@ def _labels(process: Process, n: int, name: str) -> int:
 
 
 def leading(process: Process, n: int, *, offset: int = 0) -> Grid:
-    r"""Labels :math:`k\lfloor N/n\rfloor` + ``offset`` for k = n−1 … 0, then the clean end (DDIM, App. D.2, "linear")."""
+    r"""Labels :math:`k\lfloor N/n\rfloor` + ``offset``, k = n−1 … 0, then the clean end (DDIM, App. D.2, "linear")."""
     big = _labels(process, n, "leading")
     return np.concatenate([np.arange(n)[::-1] * (big // n) + float(offset), [-1.0]])
 
@@ -194,15 +194,15 @@ def linspace(process: Process, n: int) -> Grid:
 
 
 def trailing(process: Process, n: int) -> Grid:
-    r"""Labels :math:`\mathrm{round}(N - kN/n) - 1` for k = 0 … n−1, then the clean end: starts at the very last label."""
+    r"""Labels :math:`\mathrm{round}(N - kN/n) - 1`, k = 0 … n−1, then the clean end: starts at the very last label."""
     big = _labels(process, n, "trailing")
     return np.concatenate([np.round(big - np.arange(n) * (big / n)) - 1.0, [-1.0]])
 
 
 def ddim_quadratic(process: Process, n: int) -> Grid:
-    r"""DDIM's quadratic labels :math:`\lfloor(\sqrt{0.8N}\,k/(n-1))^2\rfloor` for k = n−1 … 0, then the clean end (DDIM, App. D.2).
+    r"""DDIM's quadratic labels (DDIM, App. D.2), which start at 0.8 N, then the clean end.
 
-    It starts at 0.8 N, not at N.
+    The labels are :math:`\lfloor(\sqrt{0.8N}\,k/(n-1))^2\rfloor` for k = n−1 … 0.
     """
     big = _labels(process, n, "ddim-quadratic")
     if n < 2:

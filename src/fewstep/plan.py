@@ -24,6 +24,7 @@ algorithm on symbols in :math:`\bar x = x/\alpha`; a :class:`Tape` records what 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -147,12 +148,13 @@ class Tape:
 
 def _is_state(terms: Terms, m: int) -> bool:
     """Whether the combination is the latest state itself (up to the rounding of multiplying by α/α)."""
-    return list(terms) == [("x", m)] and abs(terms["x", m] - 1.0) < 8 * np.finfo(np.float64).eps
+    return list(terms) == [("x", m)] and abs(terms["x", m] - 1.0) < 8 * sys.float_info.epsilon
 
 
 @dataclass(frozen=True)
 class Canonical:
-    r"""The states with all earlier states eliminated: :math:`x_m = a_m x_0 + \sum_j C_{mj}\varepsilon_j + \sum_d S_{md} z_d`.
+    r"""The states with all earlier ones eliminated:
+    :math:`x_m = a_m x_0 + \sum_j C_{mj}\varepsilon_j + \sum_d S_{md} z_d`.
 
     Attributes:
         times: times of the K calls and of the end, shape (K + 1,).

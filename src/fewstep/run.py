@@ -18,7 +18,7 @@ Model = Callable[[Tensor, Tensor], Tensor]
 """An ε-model: ``model(x, t)`` with x of shape ``(B, *shape)`` and t of shape (B,), returns ε of the shape of x."""
 
 Hook = Callable[[int, Tensor, float], Tensor | None]
-"""``hook(k, x, t)`` sees the state before call k (and the result, with k = NFE); a tensor that it returns replaces it."""
+"""``hook(k, x, t)`` sees the state before call k (and the result, k = NFE); a tensor that it returns replaces it."""
 
 
 @torch.no_grad()
@@ -117,7 +117,9 @@ def _combine(terms: Sequence[tuple[int, float]], in_place: bool, slots: list[Ten
     assert first is not None
     state = first.mul_(weight) if in_place else first.mul(weight)
     for slot, weight in terms[1:]:
-        state.add_(slots[slot], alpha=weight)
+        operand = slots[slot]
+        assert operand is not None
+        state.add_(operand, alpha=weight)
     return state
 
 

@@ -18,16 +18,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "Process",
-    "DiscreteVP",
-    "ContinuousVP",
-    "SubVP",
-    "VE",
     "EDM",
+    "PROCESSES",
+    "VE",
+    "ContinuousVP",
+    "DiscreteVP",
+    "Process",
+    "SubVP",
+    "cosine_vp",
     "linear_vp",
     "scaled_linear_vp",
-    "cosine_vp",
-    "PROCESSES",
 ]
 
 Float = NDArray[np.float64]
@@ -64,7 +64,7 @@ class Process:
         raise TypeError(f"{type(self).__name__} defines no t_of_rho")
 
     def dlog_alpha(self, t: ArrayLike) -> Float:
-        r""":math:`d\log\alpha/dt`, the drift coefficient f(t) of the process (score SDE, Eq. 5 with f(x, t) = f(t) x)."""
+        r""":math:`d\log\alpha/dt`, the coefficient f(t) of the drift f(t) x of the process (score SDE, Eq. 5)."""
         raise TypeError(f"{type(self).__name__} defines no dlog_alpha")
 
     def drho(self, t: ArrayLike) -> Float:
@@ -170,7 +170,7 @@ def scaled_linear_vp(n: int = 1000, beta_min: float = 8.5e-4, beta_max: float = 
 
 
 def cosine_vp(n: int = 1000, s: float = 8e-3, beta_cap: float = 0.999) -> DiscreteVP:
-    r"""The cosine schedule (iDDPM, Eq. 17): :math:`\bar\alpha(u) \propto \cos^2(\frac{u+s}{1+s}\frac\pi2)`, β capped."""
+    r"""The cosine schedule (iDDPM, Eq. 17) :math:`\bar\alpha(u) \propto \cos^2(\frac{u+s}{1+s}\frac\pi2)`; β capped."""
     bar = np.cos((np.arange(n + 1) / n + s) / (1 + s) * np.pi / 2) ** 2
     return DiscreteVP(np.minimum(1.0 - bar[1:] / bar[:-1], beta_cap))
 
@@ -224,7 +224,10 @@ class SubVP(ContinuousVP):
 
 @dataclass(frozen=True)
 class VE(Process):
-    r"""The VE SDE (score SDE, Eq. 9; its App. C, Eq. 32), t in [0, 1]: α = 1, :math:`\sigma = \sigma_{min}(\sigma_{max}/\sigma_{min})^t`."""
+    r"""The VE SDE (score SDE, Eq. 9 and App. C), t in [0, 1].
+
+    :math:`\alpha = 1` and :math:`\sigma = \sigma_{min}(\sigma_{max}/\sigma_{min})^t`.
+    """
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0

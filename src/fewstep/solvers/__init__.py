@@ -27,7 +27,7 @@ class Solver:
         name: as the command line and the records spell it.
         function: ``module:function`` below ``fewstep.solvers``.
         title: as a table or a legend spells it.
-        order: its order of convergence on a smooth grid, start included (a first-order start caps any multistep method at 2).
+        order: its order of convergence on a smooth grid (a first-order start caps any multistep method at 2).
         default_grid: the grid that its authors prefer.
         reference: the equation it comes from.
         calls: calls per step.
@@ -169,7 +169,7 @@ def build(
 ) -> Plan:
     """The plan of a solver that spends at most ``nfe`` network calls.
 
-    ``nfe`` is a budget: the plan takes the largest number of steps whose calls fit, and ``plan.nfe`` says what it spends.
+    ``nfe`` is a budget: the plan takes the largest number of steps whose calls fit; ``plan.nfe`` says what it spends.
 
     Args:
         name: a key of :data:`SOLVERS`.

@@ -1,4 +1,4 @@
-r"""Classical methods on the probability-flow ODE in t, as it stands: :math:`dx/dt = f(t)\,x + \alpha\,\dot\rho\,\varepsilon`.
+r"""Classical methods on the probability-flow ODE in t, :math:`dx/dt = f(t)\,x + \alpha\,\dot\rho\,\varepsilon`.
 
 They know nothing of the ODE's form, and pay for it: the linear term, which the exponential integrators of
 :mod:`~fewstep.solvers.deis` solve exactly, is discretised as well.
@@ -17,11 +17,11 @@ from .coefficients import ADAMS_BASHFORTH
 __all__ = ["Slope", "euler", "fon", "ode_slope", "rk4", "unit_transfer_slope"]
 
 Slope = Callable[[Process, Symbol, float, Symbol, float, Symbol], Symbol]
-"""``slope(process, x, t, y, s, e)``: dx/dt at the stage (y, s) with network output e, of the step that began at (x, t)."""
+"""``slope(process, x, t, y, s, e)``: dx/dt at the stage (y, s) with output e, of the step that began at (x, t)."""
 
 
 def ode_slope(process: Process, x: Symbol, t: float, y: Symbol, s: float, e: Symbol) -> Symbol:
-    r"""The slope of the probability-flow ODE, :math:`f(s)\,y + \alpha(s)\dot\rho(s)\,\varepsilon` (score SDE, Eq. 13 of §4.3)."""
+    r"""The slope of the probability-flow ODE (score SDE, §4.3), :math:`f(s)\,y + \alpha(s)\dot\rho(s)\,\varepsilon`."""
     return float(process.dlog_alpha(s)) * y + float(process.alpha(s) * process.drho(s)) * e
 
 

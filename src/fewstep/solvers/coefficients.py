@@ -75,7 +75,7 @@ _GAUSS_8 = np.polynomial.legendre.leggauss(8)
 
 
 def integrate_d_rho(process: Process, f: Callable[[Float], Float], t: float, u: float) -> Float:
-    r"""The integral :math:`\int_{\rho(t)}^{\rho(u)} f(\tau(\rho))\,d\rho` for smooth f of time, by Gauss–Legendre quadrature.
+    r"""The integral :math:`\int_{\rho(t)}^{\rho(u)} f(\tau(\rho))\,d\rho` of a smooth f, by Gauss–Legendre quadrature.
 
     In log ρ where ρ(u) > 0: there τ is analytic in a strip of half-width π/2, so that 64 nodes leave nothing but
     rounding even for one step over a whole VP schedule. A discrete schedule is smooth only between its labels, so
@@ -89,19 +89,19 @@ def integrate_d_rho(process: Process, f: Callable[[Float], Float], t: float, u: 
     """
     if isinstance(process, DiscreteVP):
         labels = np.arange(np.floor(t), u, -1.0)
-        edges = np.concatenate([[t], labels[labels < t], [u]])
+        edges = np.asarray(process.rho(np.concatenate([[t], labels[labels < t], [u]])))
         # Within one label ρ changes little, except down to the clean end, where τ is analytic in ρ itself.
-        edges, (x, w) = np.asarray(process.rho(edges)), _GAUSS_8
+        x, w = _GAUSS_8
         half = 0.5 * np.diff(edges)
         rho, weights = (edges[:-1] + half + np.outer(x, half)).ravel(), np.outer(w, half).ravel()
+        return f(np.asarray(process.t_of_rho(rho))) @ weights
+    x, w = _GAUSS_64
+    start, end = float(process.rho(t)), float(process.rho(u))
+    if end > 0:
+        width = 0.5 * np.log(end / start)
+        rho = start * np.exp(width * (1.0 + x))
+        weights = width * w * rho
     else:
-        x, w = _GAUSS_64
-        start, end = float(process.rho(t)), float(process.rho(u))
-        if end > 0:
-            half = 0.5 * np.log(end / start)
-            rho = start * np.exp(half * (1.0 + x))
-            weights = half * w * rho
-        else:
-            half = 0.5 * (end - start)
-            rho, weights = start + half * (1.0 + x), half * w
+        width = 0.5 * (end - start)
+        rho, weights = start + width * (1.0 + x), width * w
     return f(np.asarray(process.t_of_rho(rho))) @ weights

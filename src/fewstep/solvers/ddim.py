@@ -13,7 +13,7 @@ __all__ = ["ddim"]
 
 
 def ddim(process: Process, times: Grid, eta: float = 0.0) -> Plan:
-    r"""Generalised steps (DDIM, Eqs. 12 and 16), η from 0 (deterministic) to 1 (DDPM with variance :math:`\tilde\beta`).
+    r"""Generalised steps (DDIM, Eqs. 12, 16), η from 0 (deterministic) to 1 (DDPM with variance :math:`\tilde\beta`).
 
     .. math::
 

@@ -18,7 +18,8 @@ __all__ = ["ei_eps", "ei_score", "rho_ab", "rho_rk", "t_ab"]
 def ei_score(process: Process, times: Grid) -> Plan:
     r"""The exponential integrator with the *score* frozen over a step (DEIS, Eq. 8).
 
-    With :math:`s = -\varepsilon/\sigma` constant, :math:`\bar x_u = \bar x_t + \varepsilon_t\int (\sigma_\tau/\sigma_t)\,d\rho_\tau`.
+    With :math:`s = -\varepsilon/\sigma` constant,
+    :math:`\bar x_u = \bar x_t + \varepsilon_t\int (\sigma_\tau/\sigma_t)\,d\rho_\tau`.
     """
     times = check(process, times)
     tape = Tape(process, times[0])
@@ -30,7 +31,10 @@ def ei_score(process: Process, times: Grid) -> Plan:
 
 
 def ei_eps(process: Process, times: Grid) -> Plan:
-    r"""The exponential integrator with *ε* frozen over a step (DEIS, Eq. 11): :math:`\bar x_u = \bar x_t + (\rho_u - \rho_t)\varepsilon_t`."""
+    r"""The exponential integrator with *ε* frozen over a step (DEIS, Eq. 11), which is DDIM (DEIS, Prop. 2).
+
+    :math:`\bar x_u = \bar x_t + (\rho_u - \rho_t)\varepsilon_t`, the weight computed as the integral it is.
+    """
     times = check(process, times)
     tape = Tape(process, times[0])
     x = tape.x
@@ -43,7 +47,10 @@ def ei_eps(process: Process, times: Grid) -> Plan:
 def t_ab(process: Process, times: Grid, order: int = 3) -> Plan:
     r"""tAB-DEIS (DEIS, Eqs. 14–15): ε extrapolated by the polynomial in *t* through the last ``order`` + 1 outputs.
 
-    .. math:: \bar x_{i+1} = \bar x_i + \sum_j C_{ij}\,\varepsilon_{i-j}, \qquad C_{ij} = \int_{\rho_i}^{\rho_{i+1}} L_j(t(\rho))\,d\rho .
+    .. math::
+
+        \bar x_{i+1} = \bar x_i + \sum_j C_{ij}\,\varepsilon_{i-j}, \qquad
+        C_{ij} = \int_{\rho_i}^{\rho_{i+1}} L_j(t(\rho))\,d\rho .
 
     The degree rises 0, 1, … ``order`` over the first steps.
 
@@ -85,9 +92,10 @@ def _adams(process: Process, times: Grid, order: int, weights) -> Plan:
 
 
 def rho_rk(process: Process, times: Grid, method: str = "heun") -> Plan:
-    r"""ρRK-DEIS (DEIS, Eqs. 17–18): a Runge–Kutta method on :math:`d\bar x/d\rho = \varepsilon`, stages at :math:`t(\rho_i + c_k h)`.
+    r"""ρRK-DEIS (DEIS, §4): a Runge–Kutta method on :math:`d\bar x/d\rho = \varepsilon`.
 
-    A last step to a clean end (ρ = 0), where no network was trained, is a DDIM step with one call, as in EDM's Algorithm 1.
+    Stages are at :math:`t(\rho_i + c_k h)`. A last step to a clean end (ρ = 0), where no network was trained, is a
+    DDIM step with one call, as in EDM's Algorithm 1.
 
     Args:
         method: a name in :data:`~fewstep.solvers.coefficients.TABLEAUX`.

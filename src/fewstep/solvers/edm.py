@@ -17,7 +17,8 @@ def edm_heun(process: Process, times: Grid) -> Plan:
         d_i = (\bar x_i - D(\bar x_i))/\rho_i, \qquad
         \bar x_{i+1} = \bar x_i + (\rho_{i+1} - \rho_i)\,\tfrac12(d_i + d_i') ,
 
-    where D is the denoiser; d′ is taken at the Euler step. The step to ρ = 0 is an Euler step: n steps make 2n − 1 calls.
+    where D is the denoiser and d′ is taken at the Euler step. The step to ρ = 0 is an Euler step: n steps make
+    2n − 1 calls.
     """
     times = check(process, times)
     rho = process.rho(times).tolist()

@@ -15,8 +15,9 @@ __all__ = ["ge"]
 def ge(process: Process, times: Grid, gamma: float = 2.0, mu: float = 0.0) -> Plan:
     r"""Gradient estimation (Permenter & Yuan, Algorithm 2 and Eq. 9; noise as in their App. on DDPM).
 
-    In :math:`\bar x` with σ = ρ, the direction is :math:`\bar\varepsilon = \gamma\varepsilon_k + (1-\gamma)\varepsilon_{k-1}`
-    (the first step has :math:`\varepsilon_0` alone) and
+    In :math:`\bar x` with σ = ρ, the direction is
+    :math:`\bar\varepsilon = \gamma\varepsilon_k + (1-\gamma)\varepsilon_{k-1}` (the first step has
+    :math:`\varepsilon_0` alone) and
 
     .. math::
 

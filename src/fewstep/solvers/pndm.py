@@ -72,7 +72,9 @@ def f_pndm(process: Process, times: Grid) -> Plan:
 
 
 def s_pndm(process: Process, times: Grid) -> Plan:
-    r"""S-PNDM, the second-order method (PNDM, App. A.3): a pseudo improved-Euler step, then :math:`e = \tfrac12(3\varepsilon_k - \varepsilon_{k-1})`.
+    r"""S-PNDM, the second-order method (PNDM, App. A.3).
+
+    A pseudo improved-Euler step, then :math:`e = \tfrac12(3\varepsilon_k - \varepsilon_{k-1})`.
 
     n steps make n + 1 calls.
 
@@ -96,7 +98,7 @@ def s_pndm(process: Process, times: Grid) -> Plan:
 
 
 def ipndm(process: Process, times: Grid, order: int = 4) -> Plan:
-    """iPNDM (DEIS, App. H.2): the pseudo linear multistep method from the first step on, its order rising 1, 2, … ``order``.
+    """iPNDM (DEIS, App. H.2): the pseudo linear multistep method from the first step on, its order rising to ``order``.
 
     n steps make n calls. The weights are those of equal steps, on any grid.
 
