@@ -242,6 +242,20 @@ def test_all_results_has_a_section_for_each_profile_and_experiment(clone):
     assert '<section id="results-digits-toy"' in html and '<section id="after"' in html
 
 
+def test_a_long_table_is_folded_away(clone):
+    make_record(clone, "rk4", {nfe: nfe / 7 for nfe in range(8, 20)}, budget={8: 10})
+    page = "```{all-results}\n```"
+    html, _, _ = build(clone, page)
+    assert "<details" not in html
+    (clone / "data/results/digits/toy/rk4.json").unlink()
+    seeds = [results.Measurement(metric="distance", value=t, settings={"t": t}) for t in range(25)]
+    (made,) = [r for r in results.load("digits", "toy", clone / "data/results") if r.provenance.cell == "ddim"]
+    results.write(made.model_copy(update={"measurements": seeds}), clone / "data/results")
+    html, _, _ = build(clone, page)
+    assert "<summary>distance to the data (digits/toy): 25 rows</summary>" in html
+    assert html.count("<details") == html.count("</details>") == 1
+
+
 def test_reported_numbers_stand_with_their_source(clone):
     (clone / "data/reported/p.csv").write_text(
         "paper,table,dataset,resolution,model,sampler,order,time_grid,t_end,nfe,metric,value,std,confidence,source,note\n"
@@ -254,7 +268,7 @@ def test_reported_numbers_stand_with_their_source(clone):
     assert table_text(html, "reported") == [
         ["sampler", "NFE 10", "NFE 100", "source"],
         ["DDIM", "13.36", "–", "Q, Table 1"],
-        ["DDIM", "13.40 ± .02", "4.10", "R"],
+        ["DDIM", "13.40 ± 0.02", "4.10", "R"],
     ]
     with pytest.raises(
         ExtensionError, match="several numbers at sampler=DDIM, source=R, nfe=10; they differ in dataset"

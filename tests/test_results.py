@@ -342,6 +342,14 @@ def test_numbers_that_moved_are_named_and_others_are_not():
     assert results.compare([old], [old]) == results.Comparison(3, [])
 
 
+def test_coordinates_agree_to_rounding():
+    old = record([measurement(settings={"sigma": 0.1 + 0.2})])
+    new = record([measurement(settings={"sigma": 0.3})])
+    assert results.compare([old], [new]) == results.Comparison(1, [])
+    with pytest.raises(ValueError, match="two measurements at"):
+        record([*old.measurements, *new.measurements])
+
+
 def test_intervals_are_compared_and_wall_times_are_not():
     old = record([measurement(low=0.4, high=0.6), measurement(metric="seconds", value=1.0)])
     new = record([measurement(low=0.4, high=0.7), measurement(metric="seconds", value=2.0)])

@@ -54,7 +54,7 @@ def shown(row: Row, digits: int) -> str:
 
 def label(coordinate: str, value: Any) -> str:
     """A coordinate's value as a table shows it."""
-    if value is None:
+    if value in (None, ""):
         return "–"
     if coordinate == "solver" and value in SOLVERS:
         return SOLVERS[value].title
@@ -128,18 +128,29 @@ def ordered(rows: list[Row], coordinate: str) -> list[Any]:
     if coordinate == "solver":
         names = list(SOLVERS)
         return sorted(values, key=lambda name: names.index(name) if name in SOLVERS else len(names))
-    if all(isinstance(value, int | float) for value in values):
-        return sorted(values)
-    return values
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return sorted(numbers) + [value for value in values if not isinstance(value, int | float)]
 
 
 def layout(rows: list[Row], wanted_rows: list[str], wanted_columns: str | None) -> tuple[list[str], str | None]:
-    """The coordinates of a table's rows and columns; what is not asked for is what varies, NFE in the columns."""
+    """The coordinates of a table's rows and columns.
+
+    What is not asked for is what varies: NFE stands in the columns, or else the coordinate with the most values that
+    still fit beside each other.
+    """
     free = [name for name in varying(rows) if name not in wanted_rows]
+    counts = {name: len(ordered(rows, name)) for name in free}
+    narrow = [name for name in free if counts[name] <= 8] if len(free) + len(wanted_rows) > 1 else []
+    others = [name for name in narrow if name != "solver"]
     column = wanted_columns or next((name for name in ("budget", "nfe") if name in free), None)
+    column = column or max(others, key=lambda name: counts[name], default=None)
     if column == "budget" and "nfe" in free:
         free.remove("nfe")  # follows from solver and budget; the table notes where it is less
-    return wanted_rows or [name for name in free if name != column] or ["solver"], column
+    if wanted_rows:
+        return wanted_rows, column
+    by = [name for name in free if name != column] or ["solver"]
+    places = {json.dumps([row.get(name) for name in [*by, column or "metric"]]) for row in rows}
+    return by if len(places) == len(rows) else ["cell", *by], column
 
 
 Cells = dict[tuple[tuple[Any, ...], Any], Row]

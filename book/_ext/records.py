@@ -39,8 +39,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import html
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -70,6 +72,19 @@ def state(folder: Path, root: Path) -> str:
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
+@dataclass
+class Notes:
+    """What the environment remembers: the records that each page has seen, and what is stale on it."""
+
+    seen: dict[str, dict[str, str]] = field(default_factory=dict)
+    stale: set[tuple[str, str]] = field(default_factory=set)
+
+
+def notes(env: Any) -> Notes:
+    """The notes of an environment."""
+    return env.records
+
+
 class _Records:
     """What roles and directives share: the records they read, and that the page depends on them."""
 
@@ -97,7 +112,7 @@ class _Records:
         found = results.load(profile, experiment, self.root / "data" / "results")
         for record in found:
             self.env.note_dependency(str(folder / f"{record.provenance.cell}.json"))
-        seen = self.env.records_seen.setdefault(self.env.docname, {})
+        seen = notes(self.env).seen.setdefault(self.env.docname, {})
         seen[f"{profile}/{experiment}"] = state(folder, self.root)
         return found
 
@@ -124,7 +139,7 @@ class ResultRole(SphinxRole, _Records):
             raise self.fail(f"result {self.text!r}", error, self.lineno) from None
         if reason is None:
             return [nodes.inline(self.rawtext, text, classes=["result"])], []
-        self.env.records_stale.add((self.env.docname, self.text))
+        notes(self.env).stale.add((self.env.docname, self.text))
         struck = nodes.inline(self.rawtext, text, classes=["result", "stale"])
         return [struck, nodes.inline("", f" (stale: {reason})", classes=["stale-note"])], []
 
@@ -224,7 +239,7 @@ class _Table(SphinxDirective, _Records):
         found: list[nodes.Node] = [tables.build_table(caption, top, content, len(by)), provenance(records, rows)]
         for reason in dict.fromkeys(filter(None, (row["stale"] for row in rows))):
             found.append(nodes.paragraph(text=f"† stale: {reason}; to be measured again", classes=["stale-note"]))
-            self.env.records_stale.add((self.env.docname, place))
+            notes(self.env).stale.add((self.env.docname, place))
         return found
 
     def cell(self, row: Row, column: str | None) -> list[nodes.Node]:
@@ -281,7 +296,7 @@ class AllResultsDirective(_Table):
                 records = self.records(profile, name)
                 rows = rows_of(records, self.root)
                 for metric in dict.fromkeys(row["metric"] for row in rows):
-                    inner += self.measured(records, [row for row in rows if row["metric"] == metric])
+                    inner += folded(self.measured(records, [row for row in rows if row["metric"] == metric]))
                 if not rows:
                     inner += not_run(profile)
                 section += inner
@@ -292,6 +307,16 @@ class AllResultsDirective(_Table):
         section = nodes.section("", nodes.title(text=title), ids=[nodes.make_id(name)], names=[name])
         self.state.document.note_explicit_target(section)
         return section
+
+
+def folded(found: list[nodes.Node], limit: int = 24) -> list[nodes.Node]:
+    """A table of many rows, folded away under its caption."""
+    lines = len(list(found[0].findall(nodes.row))) - 1
+    if lines <= limit:
+        return found
+    caption = next(iter(found[0].findall(nodes.title))).astext()
+    opening = f"<details class='results'><summary>{html.escape(caption)}: {lines} rows</summary>"
+    return [nodes.raw("", opening, format="html"), *found, nodes.raw("", "</details>", format="html")]
 
 
 def not_run(profile: str) -> nodes.paragraph:
@@ -332,7 +357,7 @@ class ReportedDirective(_Table):
             texts = [[nodes.Text(value or "–")] for value in line]
             for value in columns:
                 row = cells.get(((*line, source), value))
-                text = "–" if row is None else row["value"] + (f" ± {row['std']}" if row["std"] else "")
+                text = "–" if row is None else row["value"] + (f" ± {float(row['std']):g}" if row["std"] else "")
                 texts.append([nodes.Text(text)])
             content.append([*texts, [nodes.Text(source)]])
         caption = tables.some(f"{row['paper']}, {row['metric']}, {row['dataset']}" for row in rows)
@@ -349,36 +374,37 @@ def _integer(text: str) -> int | str:
 
 
 def start(app: Sphinx) -> None:
-    """The environment's own notes: what each page has seen, and what is stale on it."""
+    """Adds the style sheet, and the notes to an environment that has none."""
     app.config.html_static_path.append(str(Path(__file__).parent / "static"))
-    for name, empty in (("records_seen", {}), ("records_stale", set())):
-        if not hasattr(app.env, name):
-            setattr(app.env, name, empty)
+    env: Any = app.env
+    if not hasattr(env, "records"):
+        env.records = Notes()
 
 
 def outdated(app: Sphinx, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
     """Pages whose records have changed or have become stale: an edit of the package shows on them too."""
     root = Path(app.config.records_root)
-    places = {place for seen in env.records_seen.values() for place in seen}
+    pages = notes(env).seen
+    places = {place for seen in pages.values() for place in seen}
     try:
         known = {place: state(root / "data" / "results" / place, root) for place in places}
     except UserError as error:
         raise ExtensionError(str(error)) from None
-    return [name for name, seen in env.records_seen.items() if any(known[place] != was for place, was in seen.items())]
+    return [name for name, seen in pages.items() if any(known[place] != was for place, was in seen.items())]
 
 
 def purge(app: Sphinx, env: Any, docname: str) -> None:
-    env.records_seen.pop(docname, None)
-    env.records_stale = {entry for entry in env.records_stale if entry[0] != docname}
+    notes(env).seen.pop(docname, None)
+    notes(env).stale = {entry for entry in notes(env).stale if entry[0] != docname}
 
 
 def merge(app: Sphinx, env: Any, docnames: set[str], other: Any) -> None:
-    env.records_seen.update({name: seen for name, seen in other.records_seen.items() if name in docnames})
-    env.records_stale |= {entry for entry in other.records_stale if entry[0] in docnames}
+    notes(env).seen.update({name: seen for name, seen in notes(other).seen.items() if name in docnames})
+    notes(env).stale |= {entry for entry in notes(other).stale if entry[0] in docnames}
 
 
 def finish(app: Sphinx, error: Exception | None) -> None:
-    for docname, what in sorted(app.env.records_stale) if error is None else []:
+    for docname, what in sorted(notes(app.env).stale) if error is None else []:
         logger.info("stale on page %s: %s", docname, what)
 
 

@@ -206,7 +206,11 @@ class Record(_Strict):
 
 
 def _key(coordinates: Mapping[str, Any]) -> str:
-    return json.dumps(coordinates, sort_keys=True)
+    """Coordinates as one text; a computed one (a noise level) may differ in its last bits between machines."""
+    rounded = {
+        name: float(f"{value:.9g}") if isinstance(value, float) else value for name, value in coordinates.items()
+    }
+    return json.dumps(rounded, sort_keys=True)
 
 
 def _words(coordinates: Mapping[str, Any]) -> str:
