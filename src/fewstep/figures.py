@@ -7,18 +7,42 @@ of solvers, with line style and marker telling the members of a family.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from .solvers import get
+from .errors import UserError
+from .plan import Plan
+from .results import METRICS, Record, Recorder
+from .solvers import SOLVERS, get
 
-__all__ = ["color", "direct_labels", "image_grid", "label", "line", "linestyle", "marker", "use_style"]
+__all__ = [
+    "canonical_matrix",
+    "color",
+    "denoiser_error",
+    "direct_labels",
+    "error_against_nfe",
+    "extrapolation",
+    "gamma_sweep",
+    "image_grid",
+    "ingredients",
+    "label",
+    "line",
+    "linestyle",
+    "marker",
+    "parametrisation",
+    "quality_against_nfe",
+    "schedules",
+    "time_grids",
+    "use_style",
+]
 
 STYLE = {
     "figure.figsize": (7.0, 3.0),
@@ -39,9 +63,7 @@ STYLE = {
     "lines.linewidth": 1.5,
     "lines.markersize": 4.5,
     "image.cmap": "gray",
-    "axes.prop_cycle": plt.cycler(
-        color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-    ),
+    "axes.prop_cycle": plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]),
     "svg.hashsalt": "fewstep",
 }
 """Matplotlib settings of the book: 7 × 3 inches, readable at 700 pixels."""
@@ -131,7 +153,7 @@ def label(name: str) -> str:
 
 
 def line(name: str) -> dict[str, object]:
-    """``color``, ``marker``, ``linestyle`` and ``label`` of a solver, as keywords of ``plot``; raises as :func:`color`."""
+    """``color``, ``marker``, ``linestyle`` and ``label`` of a solver, as keywords of ``plot``."""
     return {**_mark(name)._asdict(), "label": label(name)}
 
 
@@ -169,7 +191,7 @@ def image_grid(ax: Axes | None, images: Tensor, columns: int | None = None, gap:
 
 
 def direct_labels(ax: Axes, *, pad: float = 4.0, fontsize: float = 7.5) -> None:
-    """Write every line's label at its right end, in its colour, instead of a legend; labels that would meet are moved apart.
+    """Write every line's label at its right end, in its colour, instead of a legend; moved apart where they would meet.
 
     Call it last: the limits of the axes must be final. Lines without a label are passed over.
 
@@ -220,7 +242,408 @@ def _apart(places: list[float], height: float) -> list[float]:
     return [value + i * height for i, value in enumerate(flat)]
 
 
-def new(rows: int = 1, columns: int = 1, **keywords: object) -> tuple[Figure, np.ndarray]:
+# --- figures drawn from records ------------------------------------------------------------------------------------
+
+Records = Iterable[Record | Recorder]
+"""Records as :func:`fewstep.results.load` returns them, or the recorder that a notebook has just filled."""
+
+FAMILIES = {
+    "first order": ("ddim", "ddpm", "ddpm-beta-tilde", "euler", "ei-score", "ge"),
+    "pseudo numerical": ("ddim", "pndm-s", "pndm-f", "pndm-prk", "ipndm-2", "ipndm-3", "ipndm-4", "fon"),
+    "DEIS, multistep": (
+        "ddim",
+        "deis-tab1",
+        "deis-tab2",
+        "deis-tab3",
+        "deis-rhoab1",
+        "deis-rhoab2",
+        "deis-rhoab3",
+    ),
+    "Runge–Kutta": ("ddim", "deis-rhork-midpoint", "deis-rhork-heun", "deis-rhork-kutta3", "deis-rhork-rk4", "rk4"),
+}
+"""The panels of a figure of all solvers; DDIM is in each, to compare by."""
+
+PROBLEMS = {
+    "mixture": "Gaussian mixture:\nerror",
+    "ideal": "ideal denoiser of the digits:\nerror",
+    "network": "the network:\nFréchet distance",
+}
+"""What an experiment on both known problems and the network measures, in words."""
+
+
+def _rows(records: Records, **where: Any) -> list[dict[str, Any]]:
+    """The measurements as flat rows, those whose columns have these values.
+
+    Raises:
+        UserError: if there are none.
+    """
+    rows = []
+    for record in records:
+        for measurement in record.measurements:
+            rows.append({**measurement.model_dump(exclude={"settings"}), **measurement.settings})
+    rows = [row for row in rows if all(row.get(column) == value for column, value in where.items())]
+    if not rows:
+        wanted = " ".join(f"{column}={value}" for column, value in where.items())
+        raise UserError(f"no record measures {wanted or 'anything'}; `make experiments` makes the records")
+    return rows
+
+
+def _values(rows: Iterable[dict[str, Any]], column: str) -> list[Any]:
+    """The distinct values of a column, in their order of appearance."""
+    return list(dict.fromkeys(row[column] for row in rows))
+
+
+def _draw(ax: Axes, rows: list[dict[str, Any]], x: str, **style: Any) -> None:
+    """A line of value against column ``x``, with its 95 % interval where there is one."""
+    rows = sorted(rows, key=lambda row: row[x])
+    at, value = [row[x] for row in rows], [row["value"] for row in rows]
+    (drawn,) = ax.plot(at, value, **style)
+    if all(row["low"] is not None for row in rows):
+        low, high = ([row[end] for row in rows] for end in ("low", "high"))
+        ax.fill_between(at, low, high, color=drawn.get_color(), alpha=0.12, linewidth=0)
+
+
+def _calls(ax: Axes, ticks: Sequence[int]) -> None:
+    """A logarithmic axis of network calls, with plain numbers at the counts that were measured."""
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [str(n) for n in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("network calls")
+
+
+def _new(rows: int = 1, columns: int = 1, **keywords: Any) -> tuple[Figure, np.ndarray]:
     """A figure in the book's style with an array of axes, shape (rows, columns)."""
     use_style()
-    return plt.subplots(rows, columns, squeeze=False, **keywords)  # type: ignore[call-overload]
+    return plt.subplots(rows, columns, squeeze=False, **keywords)
+
+
+def _panels(solvers: Sequence[str] | None, rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Which solvers go into which panel: those asked for into one, else each family that was measured into its own."""
+    measured = _values(rows, "solver")
+    if solvers is not None:
+        return {"": [name for name in solvers if name in measured]}
+    panels = {title: [name for name in names if name in measured] for title, names in FAMILIES.items()}
+    if set(measured) == {"ddim"}:
+        return {"": ["ddim"]}
+    return {title: names for title, names in panels.items() if set(names) - {"ddim"}}
+
+
+def quality_against_nfe(
+    records: Records,
+    solvers: Sequence[str] | None = None,
+    grid: str | None = None,
+    metric: str = "frechet_distance",
+) -> Figure:
+    """A metric of the network's samples against the number of network calls (experiment ``frechet``).
+
+    Args:
+        records: of the experiment.
+        solvers: names, drawn into one panel; by default all that were measured, a panel for each family.
+        grid: the grid; by default each solver's own.
+        metric: which metric.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    rows = _rows(records, metric=metric)
+    panels = _panels(solvers, rows)
+    across = min(2, len(panels))
+    down = -(-len(panels) // across)
+    figure, axes = _new(down, across, figsize=(7.0, 3.0 if down == 1 else 2.7 * down), sharey=True)
+    for ax, (title, names) in zip(axes.flat, panels.items(), strict=False):
+        for name in names:
+            wanted = [row for row in rows if row["solver"] == name]
+            grids = _values(wanted, "grid")
+            own = grid or (get(name).default_grid if get(name).default_grid in grids else grids[0])
+            _draw(ax, [row for row in wanted if row["grid"] == own], "nfe", **line(name))
+        ax.set_title(title)
+        ax.set_yscale("log" if "distance" in metric else "linear")
+        _calls(ax, (5, 10, 20, 50))
+    for ax in axes[:, 0]:
+        ax.set_ylabel(METRICS[metric])
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    for ax in axes.flat[: len(panels)]:
+        direct_labels(ax)
+    return figure
+
+
+def error_against_nfe(
+    records: Records, solvers: Sequence[str] | None = None, grid: str | None = None, process: str = "vp"
+) -> Figure:
+    """Error to the exact solution against the number of calls (experiment ``exact_error``), with slopes to compare by.
+
+    Args:
+        records: of the experiment.
+        solvers: names, drawn into one panel; by default all that were measured, a panel for each family.
+        grid: the grid; by default each solver's own.
+        process: the name of the process.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    rows = _rows(records, metric="error", process=process)
+    panels = _panels(solvers, rows)
+    across = min(2, len(panels))
+    down = -(-len(panels) // across)
+    figure, axes = _new(down, across, figsize=(7.0, 3.4 if down == 1 else 2.9 * down), sharey=True)
+    for ax, (title, names) in zip(axes.flat, panels.items(), strict=False):
+        for name in names:
+            wanted = [row for row in rows if row["solver"] == name]
+            grids = _values(wanted, "grid")
+            own = grid or (get(name).default_grid if get(name).default_grid in grids else grids[0])
+            _draw(ax, [row for row in wanted if row["grid"] == own], "nfe", **line(name))
+        ax.set_title(title)
+        ax.set_yscale("log")
+        # Unstable methods reach 10³ at five calls; the axis stays where errors mean something.
+        ax.set_ylim(max(1e-9, ax.get_ylim()[0]), min(10.0, ax.get_ylim()[1]))
+        _calls(ax, (5, 10, 20, 40, 80, 160, 320, 640))
+    for ax in axes[:, 0]:
+        ax.set_ylabel("RMS error")
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    for ax in axes.flat[: len(panels)]:
+        _slopes(ax, (1, 2, 4))
+        direct_labels(ax)
+    return figure
+
+
+def _slopes(ax: Axes, orders: Sequence[int]) -> None:
+    """Short grey lines of error ∝ NFE^−p from one point, in the lower left of a log–log panel."""
+    low, high = ax.get_ylim()
+    top = low * (high / low) ** 0.32
+    x = np.array([5.0, 10.0])
+    for order in orders:
+        y = top * (x / x[0]) ** -order
+        ax.plot(x, y, color="#888888", linewidth=0.9)
+        ax.annotate(
+            f"{order}",
+            (x[1], y[1]),
+            xytext=(2, 0),
+            textcoords="offset points",
+            fontsize=7,
+            color="#666666",
+            va="center",
+        )
+    ax.annotate(
+        "order", (x[0], top), xytext=(0, 2), textcoords="offset points", fontsize=7, color="#666666", va="bottom"
+    )
+
+
+def canonical_matrix(plan: Plan, ax: Axes | None = None, title: str | None = None) -> Axes:
+    r"""A plan's canonical table C: how much of each network output is in each state.
+
+    Each column is divided by its largest absolute value, since the weights of early calls are larger by orders of
+    magnitude; red is positive, blue negative.
+
+    Args:
+        plan: any plan of at most a few dozen calls.
+        ax: where; None makes a figure of its own.
+        title: of the axes.
+
+    Returns:
+        The axes.
+    """
+    # In x the first weights of a VP process carry a tiny α; in x̄ every step of DDIM keeps its weight to the end.
+    states = np.array([*plan.inputs, len(plan.states)])
+    alpha = np.full(len(plan.states) + 1, np.nan)
+    alpha[states] = plan.alpha
+    known = np.isfinite(alpha[1:])
+    C = plan.canonical().C[known] / alpha[1:][known, None]
+    C = C / np.abs(C).max(axis=0)
+    if ax is None:
+        use_style()
+        _, ax = plt.subplots(figsize=(3.4, 3.0))
+    drawn = ax.imshow(C, cmap="RdBu_r", norm=Normalize(-1, 1), interpolation="nearest")
+    ax.grid(False)
+    ax.set_xlabel("output of call")
+    ax.set_ylabel("state")
+    if title:
+        ax.set_title(title)
+    count = range(0, plan.nfe, max(1, plan.nfe // 5))
+    ax.set_xticks(list(count))
+    ax.set_yticks(list(count), [str(n + 1) for n in count])
+    ax.figure.colorbar(drawn, ax=ax, shrink=0.8, label="weight / largest of its column")
+    return ax
+
+
+def parametrisation(records: Records, step: int = 20, times: Sequence[int] = (900, 500, 100)) -> Figure:
+    """Error of a step with the score frozen and with ε frozen, against time and against step size (DEIS, Fig. 3).
+
+    Args:
+        records: one cell of the experiment ``parametrisation``.
+        step: the step size of the first panel.
+        times: the times of the second panel.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    rows = _rows(records)
+    figure, axes = _new(1, 2)
+    left, right = axes[0]
+    names = {"score_error": ("ei-score", "score frozen"), "eps_error": ("ei-eps", "ε frozen")}
+    for metric, (solver, text) in names.items():
+        style = {**line(solver), "label": text}
+        chosen = [row for row in rows if row["metric"] == metric]
+        _draw(left, [row for row in chosen if row["step"] == step], "t", **style)
+        for t, alpha in zip(times, (1.0, 0.65, 0.35), strict=False):
+            label = f"{text}, t = {t}"
+            _draw(right, [row for row in chosen if row["t"] == t], "step", **{**style, "label": label, "alpha": alpha})
+    left.set(yscale="log", xlabel="time t at which the step begins", ylabel="RMS error of one step")
+    left.set_title(f"a step of {step} labels")
+    right.set(xscale="log", yscale="log", xlabel="step size in labels", title="steps from three times")
+    left.legend()
+    direct_labels(right)
+    return figure
+
+
+def extrapolation(records: Records, grid: str = "uniform") -> Figure:
+    """Relative error of extrapolating ε by polynomials of degree 0 to 3, in t and in ρ (DEIS, Fig. 4).
+
+    Args:
+        records: one cell of the experiment ``extrapolation``.
+        grid: the name of the grid.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    rows = _rows(records, metric="extrapolation_error", grid=grid)
+    figure, axes = _new(1, 2, sharey=True)
+    shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, 4))
+    for ax, variable, text in zip(axes[0], ("t", "rho"), ("t", "ρ"), strict=True):
+        for degree in _values(rows, "degree"):
+            chosen = [row for row in rows if row["degree"] == degree and row["variable"] == variable]
+            # The time axis runs from noise to data, as the sampler does: the line ends, and is labelled, at the data.
+            _draw(ax, chosen, "t", color=shades[degree], marker="ovs^"[degree], label=f"degree {degree}")
+        ax.set(yscale="log", xlabel="time t", title=f"polynomial in {text}")
+    axes[0, 0].set_ylabel("relative error of ε")
+    for ax in axes[0]:
+        direct_labels(ax)
+    return figure
+
+
+def _three(records: Records) -> tuple[Figure, dict[str, tuple[Axes, list[dict[str, Any]]]]]:
+    """A panel for each of :data:`PROBLEMS` that was measured, with its rows."""
+    rows = [row for row in _rows(records) if row["metric"] in ("error", "frechet_distance")]
+    found = [name for name in PROBLEMS if any(row["problem"] == name for row in rows)]
+    figure, axes = _new(1, len(found), figsize=(7.0, 3.0))
+    panels = {}
+    for ax, name in zip(axes[0], found, strict=True):
+        ax.set_title(PROBLEMS[name])
+        panels[name] = ax, [row for row in rows if row["problem"] == name]
+    return figure, panels
+
+
+def gamma_sweep(records: Records) -> Figure:
+    """Error and Fréchet distance against γ of gradient estimation, a line for each number of calls.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    figure, panels = _three(records)
+    for ax, rows in panels.values():
+        for nfe in sorted(_values(rows, "nfe")):
+            _draw(ax, [row for row in rows if row["nfe"] == nfe], "gamma", marker="o", label=f"{nfe} calls")
+        ax.axvline(1.0, color="#888888", linewidth=0.8, linestyle=":")
+        ax.set(yscale="log", xlabel="γ (1 is DDIM)")
+    for ax, _ in panels.values():
+        direct_labels(ax)
+    return figure
+
+
+def schedules(records: Records) -> Figure:
+    """Fréchet distance of DDIM (γ = 1) and gradient estimation (γ = 2) on several schedules of noise levels.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    rows = _rows(records, metric="frechet_distance")
+    gammas = sorted(_values(rows, "gamma"))
+    figure, axes = _new(1, len(gammas), sharey=True)
+    for ax, gamma in zip(axes[0], gammas, strict=True):
+        for grid, shape in zip(_values(rows, "grid"), "osv^DP*X" * 2, strict=False):
+            chosen = [row for row in rows if row["grid"] == grid and row["gamma"] == gamma]
+            _draw(ax, chosen, "nfe", marker=shape, label=grid)
+        ax.set_title("DDIM (γ = 1)" if gamma == 1 else f"gradient estimation, γ = {gamma:g}")
+        ax.set_yscale("log")
+        _calls(ax, sorted(_values(rows, "nfe")))
+    axes[0, 0].set_ylabel(METRICS["frechet_distance"])
+    for ax in axes[0]:
+        direct_labels(ax)
+    return figure
+
+
+def time_grids(records: Records) -> Figure:
+    """Error and Fréchet distance of each solver on each time grid, at one number of calls.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    figure, panels = _three(records)
+    figure.set_size_inches(7.0, 3.6)
+    grids: list[str] = []
+    for ax, rows in panels.values():
+        grids = grids or [*reversed(_values(rows, "grid"))]
+        for name in (name for name in SOLVERS if name in _values(rows, "solver")):
+            chosen = [row for row in rows if row["solver"] == name]
+            at = [grids.index(row["grid"]) for row in chosen]
+            ax.plot([row["value"] for row in chosen], at, **{**line(name), "linestyle": "none"})
+        ax.set_xscale("log")
+        ax.set_yticks(range(len(grids)), grids if ax is next(iter(panels.values()))[0] else [""] * len(grids))
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def ingredients(records: Records) -> Figure:
+    """Error and Fréchet distance as the ingredients of DEIS are added one by one.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    figure, panels = _three(records)
+    figure.set_size_inches(7.0, 3.6)
+    shapes = {"uniform": "-", "quadratic": "--", "rho7": ":"}
+    for ax, rows in panels.values():
+        for solver in (name for name in SOLVERS if name in _values(rows, "solver")):
+            for grid in (grid for grid in shapes if any(r["grid"] == grid and r["solver"] == solver for r in rows)):
+                style = {**line(solver), "linestyle": shapes[grid], "label": f"{label(solver)}, {grid}"}
+                _draw(ax, [row for row in rows if row["solver"] == solver and row["grid"] == grid], "nfe", **style)
+        ax.set_yscale("log")
+        _calls(ax, sorted(_values(rows, "budget")))
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def denoiser_error(records: Records, pixels: int = 64) -> Figure:
+    """Relative error of the learned denoiser and distance to the data, along sampling trajectories.
+
+    Args:
+        records: of the experiment ``denoiser_error``.
+        pixels: the number of elements n of a sample; the distance is compared with √n σ.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    rows = _rows(records)
+    figure, axes = _new(1, 2)
+    left, right = axes[0]
+    names = {
+        ("network", "ideal"): ("network against\nideal denoiser", RED, "o"),
+        ("network", "projection"): ("network against\nprojection (η)", BLUE, "s"),
+        ("ideal", "projection"): ("ideal denoiser against\nprojection (η)", BLACK, "^"),
+    }
+    for (of, against), (text, tint, shape) in names.items():
+        chosen = [r for r in rows if r["metric"] == "relative_error" and (r["of"], r["against"]) == (of, against)]
+        if chosen:
+            _draw(left, chosen, "sigma", label=text, color=tint, marker=shape, markersize=3)
+    left.set(xscale="log", xlabel="σ (= ρ)", ylabel="relative error")
+    distances = [row for row in rows if row["metric"] == "distance" and row["sigma"] > 0]
+    _draw(right, distances, "sigma", color=BLACK, marker="o", markersize=3, label="distance to the data")
+    sigma = np.array(sorted(row["sigma"] for row in distances))
+    right.plot(sigma, np.sqrt(pixels) * sigma, color=GREY, linestyle="--", label="√n σ")
+    right.set(xscale="log", yscale="log", xlabel="σ (= ρ)", ylabel="distance")
+    left.legend()
+    right.legend()
+    return figure
