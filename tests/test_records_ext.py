@@ -97,6 +97,12 @@ def make_record(root, solver, values, half=None, budget=None, metric="frechet_di
     results.write(results.Record(provenance=where, measurements=measurements), root / "data/results")
 
 
+def edit(path, old, new):
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), "utf-8")
+
+
 def build(root, page=None, warnings_are_errors=True):
     """Builds the book of a toy clone; gives the page as HTML, what was printed and the pages that were read."""
     if page is not None:
@@ -223,6 +229,20 @@ def test_rows_columns_and_caption_follow_from_what_varies(clone):
     assert table_text(html) == [["NFE", "sampler DDIM"], ["5", "31.0"], ["10", "12.3"]]
 
 
+def test_records_that_differ_in_their_cell_only_are_told_apart_by_it(clone):
+    again = clone / "data/results/digits/toy/again.json"
+    shutil.copy(again.with_name("ddim.json"), again)
+    edit(again, '"cell": "ddim"', '"cell": "again"')
+    html, _, _ = build(clone, "```{results} digits/toy\n:filter: solver=ddim\n```")
+    assert [line[:2] for line in table_text(html)[1:]] == [["again", "DDIM"], ["ddim", "DDIM"]]
+
+
+def test_numbers_of_one_budget_are_told_apart_by_their_nfe(clone):
+    make_record(clone, "rk4", {8: 5.0, 9: 6.0}, budget={8: 10, 9: 10})
+    html, _, _ = build(clone, "```{results} digits/toy\n:filter: solver=rk4\n```")
+    assert table_text(html) == [["sampler", "NFE 8", "NFE 9"], ["RK4", "5.00", "6.00"]]
+
+
 def test_what_was_not_run_says_so(clone):
     for place in ("cifar10/toy", "digits/unmeasured"):
         html, _, _ = build(clone, f"```{{results}} {place}\n```")
@@ -243,7 +263,7 @@ def test_all_results_has_a_section_for_each_profile_and_experiment(clone):
 
 
 def test_a_long_table_is_folded_away(clone):
-    make_record(clone, "rk4", {nfe: nfe / 7 for nfe in range(8, 20)}, budget={8: 10})
+    make_record(clone, "rk4", {nfe: nfe / 7 for nfe in range(8, 50)})
     page = "```{all-results}\n```"
     html, _, _ = build(clone, page)
     assert "<details" not in html

@@ -144,13 +144,15 @@ def layout(rows: list[Row], wanted_rows: list[str], wanted_columns: str | None) 
     others = [name for name in narrow if name != "solver"]
     column = wanted_columns or next((name for name in ("budget", "nfe") if name in free), None)
     column = column or max(others, key=lambda name: counts[name], default=None)
-    if column == "budget" and "nfe" in free:
-        free.remove("nfe")  # follows from solver and budget; the table notes where it is less
     if wanted_rows:
         return wanted_rows, column
     by = [name for name in free if name != column] or ["solver"]
-    places = {json.dumps([row.get(name) for name in [*by, column or "metric"]]) for row in rows}
-    return by if len(places) == len(rows) else ["cell", *by], column
+    # NFE follows from solver and budget (the table notes where it is less), and the cell tends to follow from the rest.
+    short = [name for name in by if column != "budget" or name != "nfe"] or ["solver"]
+    for choice in (short, by, ["cell", *short]):
+        if len({json.dumps([row.get(name) for name in [*choice, column or "metric"]]) for row in rows}) == len(rows):
+            return choice, column
+    return ["cell", *by], column
 
 
 Cells = dict[tuple[tuple[Any, ...], Any], Row]
