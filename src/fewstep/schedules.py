@@ -207,7 +207,7 @@ class ContinuousVP(_VP):
 
 @dataclass(frozen=True)
 class SubVP(ContinuousVP):
-    r"""The sub-VP SDE (score SDE, Eq. 13): α as in VP, :math:`\sigma = 1 - \alpha^2`."""
+    r"""The sub-VP SDE (score SDE, Eq. 12): α as in VP, :math:`\sigma = 1 - \alpha^2`."""
 
     def rho(self, t: ArrayLike) -> Float:
         log_alpha = self.log_alpha(t)
