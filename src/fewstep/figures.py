@@ -209,9 +209,9 @@ def direct_labels(ax: Axes, *, pad: float = 4.0, fontsize: float = 7.5) -> None:
         xy = xy[np.isfinite(xy).all(axis=1)]
         if text.startswith("_") or not len(xy):
             continue
-        x, y = xy[np.argmax(xy[:, 0])]
-        y = float(np.clip(y, *sorted(ax.get_ylim())))
-        ends.append((*ax.transData.transform((x, y)), x, y, text, artist.get_color()))
+        xy[:, 1] = np.clip(xy[:, 1], *sorted(ax.get_ylim()))
+        last = np.argmax(ax.transData.transform(xy)[:, 0])  # on the page: an axis may be inverted
+        ends.append((*ax.transData.transform(xy[last]), *xy[last], text, artist.get_color()))
     ends.sort(key=lambda end: end[1])
     height = 1.15 * fontsize * figure.dpi / 72
     places = _apart([end[1] for end in ends], height)
@@ -438,7 +438,7 @@ def canonical_matrix(plan: Plan, ax: Axes | None = None, title: str | None = Non
 
     Args:
         plan: any plan of at most a few dozen calls.
-        ax: where; None makes a figure of its own.
+        ax: where; None makes a figure of its own, with a colour bar.
         title: of the axes.
 
     Returns:
@@ -451,9 +451,9 @@ def canonical_matrix(plan: Plan, ax: Axes | None = None, title: str | None = Non
     known = np.isfinite(alpha[1:])
     C = plan.canonical().C[known] / alpha[1:][known, None]
     C = C / np.abs(C).max(axis=0)
+    alone = ax is None
     if ax is None:
-        use_style()
-        _, ax = plt.subplots(figsize=(3.4, 3.0))
+        ax = _new(figsize=(3.6, 3.0))[1][0, 0]
     drawn = ax.imshow(C, cmap="RdBu_r", norm=Normalize(-1, 1), interpolation="nearest")
     ax.grid(False)
     ax.set_xlabel("output of call")
@@ -463,7 +463,8 @@ def canonical_matrix(plan: Plan, ax: Axes | None = None, title: str | None = Non
     count = range(0, plan.nfe, max(1, plan.nfe // 5))
     ax.set_xticks(list(count))
     ax.set_yticks(list(count), [str(n + 1) for n in count])
-    ax.figure.colorbar(drawn, ax=ax, shrink=0.8, label="weight / largest of its column")
+    if alone:
+        ax.figure.colorbar(drawn, ax=ax, shrink=0.8, label="weight / largest of its column")
     return ax
 
 
@@ -487,8 +488,8 @@ def parametrisation(records: Records, step: int = 20, times: Sequence[int] = (90
         chosen = [row for row in rows if row["metric"] == metric]
         _draw(left, [row for row in chosen if row["step"] == step], "t", **style)
         for t, alpha in zip(times, (1.0, 0.65, 0.35), strict=False):
-            label = f"{text}, t = {t}"
-            _draw(right, [row for row in chosen if row["t"] == t], "step", **{**style, "label": label, "alpha": alpha})
+            more = {"label": f"t = {t}", "alpha": alpha}
+            _draw(right, [row for row in chosen if row["t"] == t], "step", **{**style, **more})
     left.set(yscale="log", xlabel="time t at which the step begins", ylabel="RMS error of one step")
     left.set_title(f"a step of {step} labels")
     right.set(xscale="log", yscale="log", xlabel="step size in labels", title="steps from three times")
@@ -513,10 +514,12 @@ def extrapolation(records: Records, grid: str = "uniform") -> Figure:
     for ax, variable, text in zip(axes[0], ("t", "rho"), ("t", "ρ"), strict=True):
         for degree in _values(rows, "degree"):
             chosen = [row for row in rows if row["degree"] == degree and row["variable"] == variable]
-            # The time axis runs from noise to data, as the sampler does: the line ends, and is labelled, at the data.
+            # The time axis runs from noise to data, as the sampler does: the lines end, and are labelled, at the data.
             _draw(ax, chosen, "t", color=shades[degree], marker="ovs^"[degree], label=f"degree {degree}")
         ax.set(yscale="log", xlabel="time t", title=f"polynomial in {text}")
     axes[0, 0].set_ylabel("relative error of ε")
+    axes[0, 0].invert_xaxis()
+    axes[0, 1].invert_xaxis()
     for ax in axes[0]:
         direct_labels(ax)
     return figure
