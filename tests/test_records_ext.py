@@ -247,7 +247,8 @@ def test_what_was_not_run_says_so(clone):
     for place in ("cifar10/toy", "digits/unmeasured"):
         html, _, _ = build(clone, f"```{{results}} {place}\n```")
         text = re.sub("<[^>]*>", "", html)
-        assert f"Profile {place.split('/')[0]} was not run: make experiments PROFILE={place.split('/')[0]}" in text
+        profile, experiment = place.split("/")
+        assert f"Experiment {experiment} of profile {profile} was not run: make experiments PROFILE={profile}" in text
 
 
 def test_all_results_has_a_section_for_each_profile_and_experiment(clone):

@@ -43,7 +43,8 @@ def experiments(profile: str, jobs: int, out: Path = results.RESULTS, logs: Path
     settings = {"profile": profile, "out": out, "logs": logs}
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile"), "--directory", str(BUILD)),
-        *("--cores", str(jobs), "--keep-going", "--scheduler", "greedy", "--quiet", "all"),
+        *("--cores", str(jobs), "--keep-going", "--scheduler", "greedy"),
+        *("--quiet", "host", "progress", "reason", "rules"),
         # The targets are the stale cells: an executed notebook that is there already says nothing about their records.
         "--forceall",
         # What a killed run leaves behind stops nobody: a record appears whole or not at all.
@@ -51,6 +52,7 @@ def experiments(profile: str, jobs: int, out: Path = results.RESULTS, logs: Path
         *("--config", *(f"{name}={value}" for name, value in settings.items())),
     ]
     tail: list[str] = []
+    failures = 0
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
         assert process.stdout is not None
@@ -61,13 +63,14 @@ def experiments(profile: str, jobs: int, out: Path = results.RESULTS, logs: Path
                     bar.update()
                 if state == "done":
                     bar.set_postfix_str(rest)
-                elif state == "failed" or line.startswith("    "):
+                elif state in ("failed", "|"):
                     bar.write(line.rstrip(), file=sys.stderr)
+                    failures += state == "failed"
                 else:
                     tail.append(line)
     left = results.stale_cells(profile, out)
     if left or process.returncode:
-        if not left:
+        if not failures:  # something else than a cell: Snakemake says what
             sys.stderr.writelines(tail[-20:])
         print(f"{profile}: {len(left)} of {len(planned)} cells have no record of the code as it is", file=sys.stderr)
         return 1

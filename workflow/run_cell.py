@@ -130,20 +130,25 @@ def run(cell: results.Cell, log: Path, out: Path, threads: int | None = None, ec
         )
     except PapermillExecutionError as error:
         lines = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip().splitlines()
-        failure = "\n".join(f"    {line}" for line in lines[-8:])
+        failure = "\n".join(lines[-8:])
     except Exception as error:  # the kernel died, the disk is full: whatever it is, the other cells go on
-        failure = f"    {type(error).__name__}: {error}"
+        failure = f"{type(error).__name__}: {error}"
     if failure is None and _stamp(cell.path(out)) == before:
-        failure = f"    the notebook wrote no record; it must use results.recording(**{HANDED_IN})"
+        failure = f"the notebook wrote no record; it must use results.recording(**{HANDED_IN})"
     if failure is not None:
         where = os.path.relpath(kept, ROOT)
-        print(f"failed {name}\n{failure}\n    the notebook, with its outputs: {where}", flush=True)
+        print_failure(name, f"{failure}\nthe notebook, with its outputs: {where}")
         return False
     for old in log.parent.glob(f"{cell.name}.*.ipynb"):
         if old != kept and re.fullmatch(r"[0-9a-f]+", old.name[len(cell.name) + 1 : -len(".ipynb")]):
             old.unlink()
     kept.replace(log)
     return True
+
+
+def print_failure(name: str, text: str) -> None:
+    """Prints why a cell failed, in lines that workflow/run.py tells from Snakemake's."""
+    print("\n".join([f"failed {name}", *(f"| {line}" for line in text.splitlines())]), flush=True)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -174,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not run(cells[options.cell], options.log, options.out, options.threads):
             return 1
     except UserError as error:
-        print(f"failed {options.profile}/{options.experiment}/{options.cell}\n    {error}", flush=True)
+        print_failure(f"{options.profile}/{options.experiment}/{options.cell}", str(error))
         return 2
     took = time.perf_counter() - started
     print(f"done {options.profile}/{options.experiment}/{options.cell} {took:.1f} s", flush=True)

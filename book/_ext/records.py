@@ -263,7 +263,7 @@ class ResultsDirective(_Table):
             raise UserError("profile/experiment is needed")
         records = self.records(*parts)
         if not records:
-            return [not_run(parts[0])]
+            return [not_run(*parts)]
         filters = tables.parse_filter(self.options.get("filter", ""))
         if "metric" in self.options:
             filters["metric"] = [self.options["metric"]]
@@ -298,7 +298,7 @@ class AllResultsDirective(_Table):
                 for metric in dict.fromkeys(row["metric"] for row in rows):
                     inner += folded(self.measured(records, [row for row in rows if row["metric"] == metric]))
                 if not rows:
-                    inner += not_run(profile)
+                    inner += not_run(profile, name)
                 section += inner
             found.append(section)
         return found
@@ -319,9 +319,9 @@ def folded(found: list[nodes.Node], limit: int = 24) -> list[nodes.Node]:
     return [nodes.raw("", opening, format="html"), *found, nodes.raw("", "</details>", format="html")]
 
 
-def not_run(profile: str) -> nodes.paragraph:
+def not_run(profile: str, experiment: str | None = None) -> nodes.paragraph:
     """What stands in a table's place where nothing was measured."""
-    text = f"Profile {profile} was not run: "
+    text = f"{f'Experiment {experiment} of profile' if experiment else 'Profile'} {profile} was not run: "
     return nodes.paragraph("", text, nodes.literal(text=f"make experiments PROFILE={profile}"), classes=["not-run"])
 
 
