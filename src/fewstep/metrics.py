@@ -168,7 +168,9 @@ def evaluate(
         if not torch.isfinite(images).all():
             raise UserError(f"{what} contain NaN or infinite values; finite images in [-1, 1] are needed")
         if len(images) <= NEIGHBOURHOOD:
-            raise UserError(f"{len(images)} {what} are too few for these metrics; at least {NEIGHBOURHOOD + 1} are needed")
+            raise UserError(
+                f"{len(images)} {what} are too few for these metrics; at least {NEIGHBOURHOOD + 1} are needed"
+            )
     smaller = min(len(samples), len(reference))
     whole = smaller <= 2000
     result = torch_fidelity.calculate_metrics(

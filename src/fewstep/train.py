@@ -1,6 +1,6 @@
 r"""Training: the denoiser by noise prediction, and the classifier whose features the metrics use.
 
-What step :math:`k` does is a function of (seed, k) and of the state left by step :math:`k - 1`, nothing else: the batch,
+What step k does is a function of (seed, k) and of the state left by step k − 1, nothing else: the batch,
 its times and its noise come from a generator seeded with (seed, k), and the learning rate is a formula in k. A run
 that was interrupted and resumed from its last state therefore ends where an uninterrupted one ends.
 """
@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from tqdm.auto import trange
+from tqdm import trange
 
 from .data import Dataset
 from .errors import UserError
@@ -150,7 +151,12 @@ def train_denoiser(
     started = time.perf_counter() - result.seconds
     running: list[Tensor] = []
     with trange(
-        settings.steps, initial=done, desc="train", unit="step", disable=not (progress and accelerator.is_main_process)
+        settings.steps,
+        initial=done,
+        desc="train",
+        unit="step",
+        mininterval=1.0,
+        disable=not (progress and accelerator.is_main_process),
     ) as bar:
         for step in range(done, settings.steps):
             for group in optimizer.param_groups:
@@ -183,7 +189,9 @@ def train_denoiser(
     return result
 
 
-def _save(path, step, network, ema, optimizer, result, settings) -> None:
+def _save(
+    path: Path, step: int, network: nn.Module, ema: Any, optimizer: Any, result: Training, settings: Settings
+) -> None:
     """Write everything that the next step depends on."""
     from safetensors.torch import save
 
@@ -197,7 +205,7 @@ def _save(path, step, network, ema, optimizer, result, settings) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(blob))
 
 
-def _restore(path, network, ema, optimizer, result, settings) -> int:
+def _restore(path: Path, network: nn.Module, ema: Any, optimizer: Any, result: Training, settings: Settings) -> int:
     """Read a state back; the number of steps done."""
     from safetensors import SafetensorError, safe_open
 
@@ -205,12 +213,15 @@ def _restore(path, network, ema, optimizer, result, settings) -> int:
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["fewstep"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         raise UserError(f"{path} is not a training state; {advice}") from None
     if facts["settings"] != asdict(settings):
         raise UserError(f"training state {path} belongs to other settings; {advice}")
-    network.load_state_dict({key[4:]: value for key, value in tensors.items() if key.startswith("net.")})
+    weights = {key[4:]: value for key, value in tensors.items() if key.startswith("net.")}
+    if {key: value.shape for key, value in weights.items()} != {k: v.shape for k, v in network.state_dict().items()}:
+        raise UserError(f"training state {path} belongs to another network; {advice}")
+    network.load_state_dict(weights)
     for i, shadow in enumerate(ema.shadow_params):
         shadow.copy_(tensors[f"ema.{i}"])
     ema.optimization_step = facts["ema_step"]
@@ -243,9 +254,9 @@ def denoising_error(
     """
     z = torch.randn(images.shape, generator=generator(seed))
     errors = np.zeros(len(times))
-    for i, time in enumerate(times):
+    for i, level in enumerate(times):
         for x0, noise in zip(images.split(batch), z.split(batch), strict=True):
-            t = torch.full((len(x0),), float(time), dtype=torch.float64)
+            t = torch.full((len(x0),), float(level), dtype=torch.float64)
             alpha, sigma = coefficients(process, t, x0)
             errors[i] += (model(alpha * x0 + sigma * noise, t.to(x0)) - noise).double().square().sum().item()
     return errors / images.numel()
@@ -274,7 +285,7 @@ def train_classifier(
         result = Training(model)
         started = time.perf_counter()
         running: list[float] = []
-        with trange(settings.steps, desc="classifier", unit="step", disable=not progress) as bar:
+        with trange(settings.steps, desc="classifier", unit="step", mininterval=1.0, disable=not progress) as bar:
             for step in bar:
                 for group in optimizer.param_groups:
                     group["lr"] = settings.lr_at(step)

@@ -66,7 +66,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.chmod(0o644)  # mkstemp's file is readable by its owner only
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose a folder with room and rights") from None
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; choose a folder with room and rights"
+        ) from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -87,9 +89,7 @@ def manifest(folder: Path | None = None) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} is not valid JSON; restore it with git or train again with make train") from None
 
 
-def save(
-    name: str, model: nn.Module, kind: str, profile: str, folder: Path | None = None, **facts: Any
-) -> str:
+def save(name: str, model: nn.Module, kind: str, profile: str, folder: Path | None = None, **facts: Any) -> str:
     """Write a network's weights as ``<name>.safetensors`` and enter the file in the manifest.
 
     Args:
@@ -127,6 +127,7 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
     Raises:
         UserError: if the name is unknown, or its file is missing, truncated or of another hash.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load as deserialise
 
     path = Path(folder or FOLDER) / f"{name}.safetensors"
@@ -143,7 +144,10 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
         what = "is truncated" if _truncated(blob) else "does not have the SHA-256 that its manifest states"
         raise UserError(f"checkpoint {path} {what}; {restore}")
     model = KINDS[entry["kind"]](entry["config"])
-    model.load_state_dict(deserialise(blob))
+    try:
+        model.load_state_dict(deserialise(blob))
+    except (SafetensorError, RuntimeError):
+        raise UserError(f"checkpoint {path} is not a safetensors file of this network; {restore}") from None
     return model.float().eval().requires_grad_(False)
 
 

@@ -27,7 +27,7 @@ class EpsModel(Protocol):
 
 
 def coefficients(process: Process, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    r""":math:`\alpha(t), \sigma(t)` of shape (B, 1, …, 1), evaluated in float64, in the dtype and device of ``like``."""
+    r""":math:`\alpha(t), \sigma(t)` of shape (B, 1, …, 1), from float64, in the dtype and device of ``like``."""
     times = t.detach().to("cpu", torch.float64).numpy()
     shape = (-1,) + (1,) * (like.ndim - 1)
     alpha, sigma = (torch.from_numpy(f(times)).to(like).reshape(shape) for f in (process.alpha, process.sigma))
@@ -35,7 +35,7 @@ def coefficients(process: Process, t: Tensor, like: Tensor) -> tuple[Tensor, Ten
 
 
 def from_x0(model: Callable[[Tensor, Tensor], Tensor], process: Process) -> EpsModel:
-    r"""ε from a prediction of the clean sample: :math:`\varepsilon = (x - \alpha x_0)/\sigma` (DDIM, Eq. 9); not at σ = 0."""
+    r"""ε from the predicted clean sample (DDIM, Eq. 9): :math:`\varepsilon = (x - \alpha x_0)/\sigma`; not at σ = 0."""
 
     def eps(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = coefficients(process, t, x)

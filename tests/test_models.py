@@ -1,0 +1,177 @@
+"""Networks: the conversions between predictions, the U-Net's protocol, and what a checkpoint refuses."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from fewstep import models, schedules
+from fewstep.errors import UserError
+
+PROCESSES = [
+    schedules.linear_vp(),
+    schedules.cosine_vp(),
+    schedules.ContinuousVP(),
+    schedules.SubVP(),
+    schedules.VE(),
+    schedules.EDM(),
+]
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    return models.UNet((1, 8, 8), (8, 16), attention_head_dim=8)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("kind", ["x0", "v", "score"])
+def test_adapters_recover_the_noise_exactly(process, kind):
+    random = torch.Generator().manual_seed(3)
+    x0, z = (torch.randn(16, 3, 4, 4, generator=random, dtype=torch.float64) for _ in range(2))
+    t = process.t_min + (process.t_max - process.t_min) * torch.linspace(0.05, 1, 16, dtype=torch.float64)
+    alpha, sigma = (torch.from_numpy(f(t.numpy())).reshape(-1, 1, 1, 1) for f in (process.alpha, process.sigma))
+    target = {"x0": x0, "v": alpha * z - sigma * x0, "score": -z / sigma}[kind]
+    adapter = {"x0": models.from_x0, "v": models.from_v, "score": models.from_score}[kind]
+    eps = adapter(lambda x, times: target, process)(alpha * x0 + sigma * z, t)
+    # Rounding of x = αx0 + σz is amplified by 1/σ in (x − αx0)/σ, and by nothing else.
+    tolerance = 8 * np.finfo(float).eps * (1 + (alpha.abs() / sigma).amax().item()) * x0.abs().max().item()
+    assert (eps - z).abs().max() < tolerance + 1e-14
+
+
+def test_adapters_keep_the_state_dtype():
+    process = schedules.linear_vp()
+    x, t = torch.randn(2, 1, 2, 2), torch.tensor([10.0, 500.0])
+    for adapter in (models.from_x0, models.from_v, models.from_score):
+        assert adapter(lambda x, t: x, process)(x, t).dtype == torch.float32
+
+
+def test_unet_obeys_the_protocol(unet):
+    x, t = torch.randn(5, 1, 8, 8), torch.linspace(0, 999, 5)
+    eps = unet(x, t)
+    assert eps.shape == x.shape and eps.dtype == x.dtype
+    assert unet(x.double(), t.double()).dtype == torch.float64  # a float64 state through float32 weights
+    # Each sample has its own time.
+    one = unet(x[2:3], t[2:3])
+    torch.testing.assert_close(eps[2:3], one, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(unet(x[2:3], t[4:5]), one, atol=1e-4)
+
+
+def test_unet_sees_fractional_times(unet):
+    x = torch.randn(1, 1, 8, 8)
+    a, b, c = (unet(x, torch.tensor([t])) for t in (10.0, 10.5, 11.0))
+    assert not torch.equal(a, b) and not torch.equal(b, c)
+
+
+def test_time_scale_multiplies_the_time(unet):
+    scaled = models.UNet(**{**unet.config, "time_scale": 999.0})
+    scaled.load_state_dict(unet.state_dict())
+    x = torch.randn(3, 1, 8, 8)
+    t = torch.tensor([0.0, 0.25, 1.0])
+    torch.testing.assert_close(scaled(x, t), unet(x, t * 999), rtol=1e-5, atol=1e-5)
+
+
+def test_checkpoint_round_trip(tmp_path, unet):
+    digest = models.save("net", unet, "unet", "test", tmp_path, steps=3)
+    loaded = models.load("net", tmp_path)
+    assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+    assert loaded.config == unet.config
+    for key, value in unet.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
+    entry = json.loads((tmp_path / "manifest.json").read_text())["net.safetensors"]
+    assert entry == {"sha256": digest, "kind": "unet", "config": unet.config, "profile": "test", "steps": 3}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.json", "net.safetensors"]
+
+
+def test_half_precision_weights_load_as_float32(tmp_path):
+    net = models.FeatureNet((1, 8, 8), 10, width=4, features=8)
+    models.save("net", net.half(), "features", "test", tmp_path)
+    loaded = models.load("net", tmp_path)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert all(torch.equal(p, q.float()) for p, q in zip(loaded.parameters(), net.parameters(), strict=True))
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _cut_header(path):
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def _flip(path):
+    blob = bytearray(path.read_bytes())
+    blob[-1] ^= 1
+    path.write_bytes(blob)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.unlink(), r"cannot read checkpoint .*net\.safetensors"),
+        (_cut, r"net\.safetensors is truncated"),
+        (_cut_header, r"net\.safetensors is truncated"),
+        (_flip, r"net\.safetensors does not have the SHA-256"),
+    ],
+    ids=["missing", "truncated", "truncated header", "one bit"],
+)
+def test_damaged_checkpoints_are_refused_in_one_line(tmp_path, damage, says):
+    models.save("net", models.FeatureNet((1, 8, 8), 10, width=4, features=8), "features", "test", tmp_path)
+    damage(tmp_path / "net.safetensors")
+    with pytest.raises(UserError, match=says) as caught:
+        models.load("net", tmp_path)
+    assert "make train" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unknown_checkpoints_and_kinds(tmp_path):
+    net = models.FeatureNet((1, 8, 8), 10, width=4, features=8)
+    models.save("net", net, "features", "test", tmp_path)
+    with pytest.raises(UserError, match=r"unknown checkpoint 'nett'; did you mean net\?"):
+        models.load("nett", tmp_path)
+    with pytest.raises(UserError, match="unknown kind of network 'unett'"):
+        models.save("other", net, "unett", "test", tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"manifest\.json is not valid JSON"):
+        models.load("net", tmp_path)
+
+
+def test_a_pickle_is_never_read(tmp_path):
+    path = tmp_path / "net.safetensors"
+    models.save("net", models.FeatureNet((1, 8, 8), 10, width=4, features=8), "features", "test", tmp_path)
+    torch.save({"weight": torch.zeros(1)}, path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    from fewstep.models.checkpoints import sha256
+
+    manifest["net.safetensors"]["sha256"] = sha256(path)  # even where the manifest vouches for it
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="is not a safetensors file of this network"):
+        models.load("net", tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_a_users_mistake(tmp_path):
+    (tmp_path / "file").write_text("")
+    net = models.FeatureNet((1, 8, 8), 10, width=4, features=8)
+    with pytest.raises(UserError, match="cannot write"):
+        models.save("net", net, "features", "test", tmp_path / "file")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_shipped_weights_are_whole_and_small():
+    folder = models.checkpoints.FOLDER
+    files = models.manifest()
+    assert {"digits-unet.safetensors", "digits-features.safetensors"} <= set(files)
+    assert sum((folder / file).stat().st_size for file in files if file.startswith("digits-")) < 5e6
+    for file in files:
+        models.load(file.removesuffix(".safetensors"))
+
+
+def test_importing_the_package_does_not_import_the_slow_libraries():
+    code = (
+        "import sys, fewstep, fewstep.solvers, fewstep.models, fewstep.metrics, fewstep.train;"
+        "print([m for m in ('diffusers', 'torch_fidelity', 'accelerate', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
