@@ -1,0 +1,167 @@
+"""Figures: what is drawn is what was measured, every solver has one look, and labels do not cover each other."""
+
+from __future__ import annotations
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from fewstep import figures, results, schedules, solvers
+from fewstep.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def recorder(*rows):
+    """A recorder with measurements given as (metric, value, keywords)."""
+    made = results.Recorder()
+    for metric, value, keywords in rows:
+        made.add(metric, value, **keywords)
+    return made
+
+
+def curve(ax, label):
+    (line,) = [line for line in ax.get_lines() if line.get_label() == label]
+    return line.get_xydata()
+
+
+def test_every_solver_has_a_look_of_its_own():
+    assert set(figures.MARKS) == set(solvers.SOLVERS)
+    looks = [(mark.color, mark.marker, mark.linestyle) for mark in figures.MARKS.values()]
+    assert len(set(looks)) == len(looks)
+
+
+def test_unknown_solver_is_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match="ddim"):
+        figures.color("dimm")
+
+
+def test_image_grid_places_every_image_and_clamps():
+    images = torch.linspace(-2, 2, 5).reshape(5, 1, 1, 1).expand(5, 1, 3, 2)
+    shown = figures.image_grid(None, images, columns=3).images[0].get_array()
+    assert shown.shape == (7, 8)
+    tiles = [shown[0:3, 0:2], shown[0:3, 3:5], shown[0:3, 6:8], shown[4:7, 0:2], shown[4:7, 3:5]]
+    for tile, value in zip(tiles, [0.0, 0.0, 0.5, 1.0, 1.0], strict=True):
+        np.testing.assert_allclose(tile, value)
+    np.testing.assert_allclose(shown[4:7, 6:8], 1.0)  # no image: white
+
+
+def test_image_grid_shows_colour():
+    images = torch.stack([torch.ones(4, 4), -torch.ones(4, 4), torch.zeros(4, 4)])[None]
+    np.testing.assert_allclose(figures.image_grid(None, images).images[0].get_array()[0, 0], [1.0, 0.0, 0.5])
+
+
+def test_labels_that_would_meet_are_moved_apart_and_no_others():
+    places = figures._apart([0.0, 1.0, 1.5, 40.0], 10.0)
+    assert np.all(np.diff(places) >= 10.0 - 1e-9)
+    assert places[3] == 40.0
+    # Least squares leaves the mean of a group where it was.
+    assert np.mean(places[:3]) == pytest.approx(np.mean([0.0, 1.0, 1.5]))
+
+
+def test_direct_labels_stand_at_the_right_end_of_an_inverted_axis_too():
+    _, ax = plt.subplots()
+    ax.plot([1, 2, 3], [1, 5, 9], label="a line")
+    ax.invert_xaxis()
+    figures.direct_labels(ax)
+    assert ax.texts[0].xy == (1.0, 1.0)
+
+
+def frechet(solver, grid, values):
+    return [
+        ("frechet_distance", v, {"low": 0.9 * v, "high": 1.1 * v, "solver": solver, "grid": grid, "nfe": n})
+        for n, v in values.items()
+    ]
+
+
+def test_quality_uses_the_solver_s_own_grid_unless_told_otherwise():
+    record = recorder(
+        *frechet("ddim", "uniform", {5: 30.0, 10: 20.0}),
+        *frechet("ddim", "quadratic", {10: 11.0, 5: 22.0}),
+        *frechet("deis-tab3", "quadratic", {5: 9.0, 10: 6.0}),
+    )
+    ax = figures.quality_against_nfe([record], ["ddim", "deis-tab3"]).axes[0]
+    np.testing.assert_allclose(curve(ax, "DDIM"), [[5, 22.0], [10, 11.0]])
+    np.testing.assert_allclose(curve(ax, "tAB3-DEIS"), [[5, 9.0], [10, 6.0]])
+    ax = figures.quality_against_nfe([record], ["ddim"], grid="uniform").axes[0]
+    np.testing.assert_allclose(curve(ax, "DDIM"), [[5, 30.0], [10, 20.0]])
+
+
+def test_all_families_that_were_measured_get_a_panel():
+    record = recorder(
+        *frechet("ddim", "quadratic", {5: 30.0, 10: 20.0}),
+        *frechet("deis-tab3", "quadratic", {5: 9.0, 10: 6.0}),
+        *frechet("rk4", "quadratic", {5: 90.0, 9: 60.0}),
+    )
+    figure = figures.quality_against_nfe([record])
+    assert [ax.get_title() for ax in figure.axes] == ["DEIS, multistep", "Runge–Kutta"]
+    assert set(name for names in figures.FAMILIES.values() for name in names) <= set(solvers.SOLVERS)
+
+
+def test_error_figure_draws_slopes_of_the_stated_orders():
+    settings = {"process": "vp"}
+    rows = [
+        ("error", 10.0 * n**-2.0, {"solver": "ipndm-2", "grid": "uniform", "nfe": n, "settings": settings})
+        for n in (5, 10, 20, 40)
+    ]
+    ax = figures.error_against_nfe([recorder(*rows)], ["ipndm-2"]).axes[0]
+    np.testing.assert_allclose(curve(ax, "iPNDM-2")[:, 1], 10.0 * np.array([5, 10, 20, 40]) ** -2.0)
+    guides = [line.get_xydata() for line in ax.get_lines() if line.get_label().startswith("_")]
+    slopes = [np.diff(np.log(g[:, 1]))[0] / np.diff(np.log(g[:, 0]))[0] for g in guides]
+    np.testing.assert_allclose(slopes, [-1.0, -2.0, -4.0])
+
+
+def test_nothing_measured_is_said_in_one_line():
+    with pytest.raises(UserError, match="make experiments"):
+        figures.quality_against_nfe([])
+
+
+def test_canonical_matrix_of_ddim_is_lower_triangular_and_constant_down_its_columns():
+    plan = solvers.build("ddim", schedules.linear_vp(), 6)
+    shown = np.asarray(figures.canonical_matrix(plan).images[0].get_array())
+    np.testing.assert_allclose(shown, -np.tril(np.ones((6, 6))), atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["pndm-f", "deis-rhork-heun", "ddpm", "ge"])
+def test_canonical_matrix_is_causal(solver):
+    plan = solvers.build(solver, schedules.linear_vp(), 15)
+    shown = np.asarray(figures.canonical_matrix(plan).images[0].get_array())
+    assert shown.shape[1] == plan.nfe
+    assert np.abs(shown).max() == pytest.approx(1.0)
+    np.testing.assert_array_equal(np.triu(shown, 1), 0.0)
+
+
+def test_figures_of_both_known_problems_and_the_network():
+    rows = []
+    for nfe in (5, 10):
+        for gamma in (1.0, 2.0):
+            where = {"solver": "ge", "grid": "log-linear", "nfe": nfe}
+            for name, metric in (("mixture", "error"), ("ideal", "error"), ("network", "frechet_distance")):
+                rows.append(
+                    (metric, gamma / nfe, {**where, "settings": {"problem": name, "gamma": gamma, "budget": nfe}})
+                )
+    record = recorder(*rows)
+    figure = figures.gamma_sweep([record])
+    assert len(figure.axes) == 3
+    for ax in figure.axes:
+        np.testing.assert_allclose(curve(ax, "10 calls"), [[1.0, 0.1], [2.0, 0.2]])
+    np.testing.assert_allclose(curve(figures.schedules([record]).axes[1], "log-linear"), [[5, 0.4], [10, 0.2]])
+    grids = figures.time_grids([record]).axes[0]
+    assert [tick.get_text() for tick in grids.get_yticklabels()] == ["log-linear"]
+
+
+def test_denoiser_error_compares_the_distance_with_root_n_sigma():
+    rows = [("distance", 8.5 * s, {"settings": {"sigma": s}}) for s in (0.0, 0.5, 2.0)]
+    rows += [("relative_error", 0.1, {"settings": {"sigma": 2.0, "of": "network", "against": "ideal"}})]
+    right = figures.denoiser_error([recorder(*rows)]).axes[1]
+    np.testing.assert_allclose(curve(right, "distance to the data"), [[0.5, 4.25], [2.0, 17.0]])
+    np.testing.assert_allclose(curve(right, "√n σ"), [[0.5, 4.0], [2.0, 16.0]])
