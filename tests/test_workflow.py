@@ -143,11 +143,9 @@ def test_missing_and_stale_cells_are_run_and_a_failed_one_keeps_its_notebook(clo
     assert sorted(path.name.split(".")[0] for path in log.parent.glob("*.ipynb")) == ["ddim", "deis"]
     assert not log.exists()
 
-    # Nothing is left to do, and that is found quickly; an edited solver is.
-    clock = time.monotonic()
+    # Nothing is left to do, until a solver is edited.
     code, out, err = run(clone, "experiments", "digits")
     assert (code, out) == (0, "digits: the records of all 2 cells are up to date\n"), err
-    assert time.monotonic() - clock < 5
     with (clone / "src/fewstep/solvers/deis.py").open("a") as file:
         file.write("\nEXTRA = 1\n")
     made = records(clone)

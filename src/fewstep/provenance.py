@@ -66,7 +66,7 @@ def cell_key(experiment: str, parameters: Mapping[str, Any], root: Path = ROOT) 
         "parameters": parameters,
         "weights": weights_of(parameters, root),
         "solvers": {name: entry for name, (_, entry) in entries.items()},
-        "sources": {module: _digest(module, root) for module in sorted(_closure(start, root))},
+        "sources": _closure(start, root),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -121,33 +121,25 @@ def _path(module: str, root: Path) -> Path | None:
 
 
 @functools.cache
-def _parse(path: Path, changed_ns: int) -> ast.Module:
-    return ast.parse(path.read_text("utf-8"))
-
-
-def _tree(module: str, root: Path) -> tuple[ast.Module, bool]:
-    path = _path(module, root)
-    assert path is not None
-    return _parse(path, path.stat().st_mtime_ns), path.name == "__init__.py"
-
-
-def _digest(module: str, root: Path) -> str:
+def _read(path: Path, changed_ns: int, module: str, root: Path) -> tuple[str, frozenset[str]]:
+    """The digest of a module's code, and the modules of the package that it imports."""
+    tree = ast.parse(path.read_text("utf-8"))
     # The registry lists every solver; only the entries of the cell's own solvers count, and those are added by name.
-    skip = REGISTRY if module == "fewstep.solvers" else ()
-    return hashlib.sha256(_dump(_tree(module, root)[0], skip).encode()).hexdigest()
+    digest = hashlib.sha256(_dump(tree, REGISTRY if module == "fewstep.solvers" else ()).encode()).hexdigest()
+    return digest, frozenset(_imports(tree, module, path.name == "__init__.py", root))
 
 
-def _closure(start: set[str], root: Path) -> set[str]:
-    """All modules of the package that these import, statically, at any depth of the code."""
-    found: set[str] = set()
+def _closure(start: set[str], root: Path) -> dict[str, str]:
+    """Digests of all modules of the package that these import, statically, at any depth of the code."""
+    found: dict[str, str] = {}
     queue = set(start)
     while queue:
         module = queue.pop()
-        if module in found or module in OUTSIDE:
+        path = _path(module, root)
+        if path is None or module in found or module in OUTSIDE:
             continue
-        found.add(module)
-        tree, is_package = _tree(module, root)
-        queue.update(_imports(tree, module, is_package, root))
+        found[module], imported = _read(path, path.stat().st_mtime_ns, module, root)
+        queue |= imported
     return found
 
 
