@@ -394,12 +394,12 @@ def error_against_nfe(
             own = grid or (get(name).default_grid if get(name).default_grid in grids else grids[0])
             _draw(ax, [row for row in wanted if row["grid"] == own], "nfe", **line(name))
         ax.set_title(title)
-        ax.set_yscale("log")
-        # Unstable methods reach 10³ at five calls; the axis stays where errors mean something.
-        ax.set_ylim(max(1e-9, ax.get_ylim()[0]), min(10.0, ax.get_ylim()[1]))
         _calls(ax, (5, 10, 20, 40, 80, 160, 320, 640))
+    drawn = [row["value"] for row in rows if row["solver"] in {name for names in panels.values() for name in names}]
     for ax in axes[:, 0]:
         ax.set_ylabel("RMS error")
+        # Unstable methods reach 10³ at five calls; the axis stays where errors mean something.
+        ax.set(yscale="log", ylim=(max(1e-9, 0.5 * min(drawn)), min(10.0, 2.0 * max(drawn))))
     for ax in axes.flat[len(panels) :]:
         ax.remove()
     for ax in axes.flat[: len(panels)]:
