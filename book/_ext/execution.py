@@ -22,12 +22,12 @@ INPUTS = ("src", "data", "requirements.lock")
 IGNORED = {"__pycache__", ".ipynb_checkpoints", "cache", ".snakemake"}
 
 
-def digest(paths: Iterable[Path]) -> str:
-    """SHA-256 over the names and contents of files, and of all files below folders."""
+def digest(paths: Iterable[Path], root: Path = ROOT) -> str:
+    """SHA-256 over the names (below ``root``) and contents of files, and of all files below folders."""
     files = [f for path in paths for f in ([path] if path.is_file() else path.rglob("*"))]
     total = hashlib.sha256()
     for file in sorted(set(files)):
-        name = file.resolve().relative_to(ROOT)
+        name = file.resolve().relative_to(root)
         if file.is_file() and not IGNORED.intersection(name.parts):
             total.update(f"{name.as_posix()}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()
