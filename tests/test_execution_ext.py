@@ -53,7 +53,6 @@ def test_digest_ignores_dates_and_caches(execution, tree):
 def test_a_changed_package_gets_another_cache_and_the_old_one_goes(execution, tree, monkeypatch):
     monkeypatch.setattr(execution, "ROOT", tree)
     monkeypatch.setattr(execution, "INPUTS", ("src", "data"))
-    monkeypatch.setattr(execution.digest, "__defaults__", (tree,))
     app, config = SimpleNamespace(outdir=tree / "_build" / "html"), SimpleNamespace()
 
     execution.choose_cache(app, config)

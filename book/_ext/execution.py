@@ -22,7 +22,7 @@ INPUTS = ("src", "data", "requirements.lock")
 IGNORED = {"__pycache__", ".ipynb_checkpoints", "cache", ".snakemake"}
 
 
-def digest(paths: Iterable[Path], root: Path = ROOT) -> str:
+def digest(paths: Iterable[Path], root: Path) -> str:
     """SHA-256 over the names (below ``root``) and contents of files, and of all files below folders."""
     files = [f for path in paths for f in ([path] if path.is_file() else path.rglob("*"))]
     total = hashlib.sha256()
@@ -36,7 +36,7 @@ def digest(paths: Iterable[Path], root: Path = ROOT) -> str:
 def choose_cache(app, config) -> None:
     """Point MyST-NB at the cache that belongs to the present package and data, and drop the others."""
     folder = Path(app.outdir).parent / "executed"
-    cache = folder / digest(ROOT / name for name in INPUTS)[:16]
+    cache = folder / digest((ROOT / name for name in INPUTS), ROOT)[:16]
     for old in folder.glob("*"):
         if old != cache:
             shutil.rmtree(old)
@@ -51,4 +51,4 @@ def setup(app) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(digest(Path(path) for path in sys.argv[1:]))
+    print(digest((Path(path) for path in sys.argv[1:]), ROOT))
