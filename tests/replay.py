@@ -8,6 +8,7 @@ that it amounts to, never as a switch of a solver.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -22,17 +24,22 @@ from fewstep import grids, schedules
 from fewstep.exact import GaussianMixture
 from fewstep.plan import Plan
 from fewstep.run import sample
+from fewstep.solvers import ancestral
+from fewstep.solvers import unipc as unipc_module
 from fewstep.solvers.classical import fon, unit_transfer_slope
 from fewstep.solvers.coefficients import lagrange
 from fewstep.solvers.ddim import ddim
 from fewstep.solvers.ddpm import ddpm, ddpm_beta_tilde
 from fewstep.solvers.deis import _adams, rho_ab, rho_rk, t_ab
+from fewstep.solvers.dpm_solver import dpm_solver_multistep, dpm_solver_singlestep
 from fewstep.solvers.edm import edm_heun
 from fewstep.solvers.gradient_estimation import ge
 from fewstep.solvers.pndm import f_pndm, ipndm, s_pndm
+from fewstep.solvers.unipc import unipc
 
 DISCRETE = schedules.linear_vp()
 VP = schedules.ContinuousVP()
+WEIGHTS = unipc_module._weights
 EDM = schedules.EDM(sigma_max=1e6)  # any noise level: the programs choose their own
 
 
@@ -216,6 +223,11 @@ def _derived(p: Problem, run: str, n: int, info, data) -> Replay | None:
     if run.startswith("ab_variable_step_order"):
         times = np.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), n + 1) ** 7
         return rho_ab(EDM, times, int(run[22]) - 1), p.model(EDM), 80.0, False
+    if run.startswith("unipc_varycoeff"):
+        order = int(re.search(r"order(\d)", run)[1])
+        process = DISCRETE
+        times = _spacing(process, "logSNR")(process, n, process.t_max, 0.0)
+        return unipc(process, times, order, "vary"), p.model(process), 1.0, False
     return None
 
 
@@ -242,36 +254,54 @@ def _gradient_estimation(p: Problem, run: str, n: int, info, data) -> Replay | N
 
 
 def _edm(p: Problem, run: str, n: int, info, data) -> Replay | None:
-    if run != "edm_sampler_det":
+    if not run.startswith("edm_sampler"):
         return None
     i = np.arange(n) / (n - 1)
     sigmas = np.append((80 ** (1 / 7) + i * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7, 0.0)
-    return edm_heun(EDM, sigmas), p.model(EDM), 80.0, False
+    churn = [
+        float(info[k]) if k in info else d
+        for k, d in (("S_churn", 0), ("S_min", 0), ("S_max", math.inf), ("S_noise", 1))
+    ]
+    return edm_heun(EDM, sigmas, *churn), p.model(EDM), 80.0, False
 
 
 def _k_diffusion(p: Problem, run: str, n: int, info, data) -> Replay | None:
-    found = re.match(r"(euler|heun|lms_order(\d))_(karras|exp|vp|polyexp)", run)
-    if not found:
+    if run.startswith("dpm_fast"):
+        m = n // 3 + 1
+        orders = [3] * (m - 2) + [2, 1] if n % 3 == 0 else [3] * (m - 1) + [n % 3]
+        return dpm_solver_singlestep(EDM, np.geomspace(80, 0.002, m + 1), orders), p.model(EDM), 80.0, False
+    if "sigmas" not in data or "adaptive" in run:
         return None
     sigmas = data["sigmas"].astype(float)
-    if found[1] == "euler":
-        plan = ddim(EDM, sigmas)
-    elif found[1] == "heun":
-        plan = edm_heun(EDM, sigmas)
-    else:
-        plan = rho_ab(EDM, sigmas, int(found[2]) - 1)
+    eta = float(m[1]) if (m := re.search(r"eta(\d)", run)) else 0.0
+    solvers: dict[str, Callable[..., Plan]] = {
+        "dpmpp_2s_ancestral": lambda q, t: ancestral.dpmpp_2s(q, t, eta),
+        "dpmpp_2m_sde_midpoint": lambda q, t: ancestral.dpmpp_2m_sde(q, t, eta),
+        "dpmpp_2m_sde_heun": lambda q, t: ancestral.dpmpp_2m_sde(q, t, eta, taylor=True),
+        "dpmpp_3m_sde": lambda q, t: ancestral.dpmpp_3m_sde(q, t, eta),
+        "dpmpp_sde": lambda q, t: ancestral.dpmpp_sde(q, t, eta),
+        "dpmpp_2m": lambda q, t: dpm_solver_multistep(q, t, 2),
+        "euler_ancestral": lambda q, t: ddim(q, t, eta),
+        "dpm_2_ancestral": lambda q, t: ancestral.dpm2(q, t, eta),
+        "dpm_2": ancestral.dpm2,
+        "euler": ddim,
+        "heun_churn": lambda q, t: edm_heun(q, t, info["s_churn"], info["s_tmin"], info["s_tmax"], info["s_noise"]),
+        "heun": edm_heun,
+        "lms_order1": lambda q, t: rho_ab(q, t, 0),
+        "lms_order2": lambda q, t: rho_ab(q, t, 1),
+        "lms_order3": lambda q, t: rho_ab(q, t, 2),
+        "lms_order4": lambda q, t: rho_ab(q, t, 3),
+    }
+    plan = next(solver for name, solver in solvers.items() if run.startswith(name))(EDM, sigmas)
     return plan, p.model(EDM), float(sigmas[0]), False
 
 
 def _diff_sampler(p: Problem, run: str, n: int, info, data) -> Replay | None:
-    found = re.fullmatch(
-        r"(euler|heun|ipndm_order(\d)|deis_(tab|rhoab)_order(\d))_(polynomial|logsnr|time_uniform)", run
-    )
-    if not found:
-        return None
-    if found[5] == "polynomial":
+    found = re.fullmatch(r"(.*)_(polynomial|logsnr|time_uniform)", run)
+    name, phase = found[1], found[2]
+    if phase == "polynomial":
         sigmas = np.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), n + 1) ** 7
-    elif found[5] == "logsnr":
+    elif phase == "logsnr":
         sigmas = np.geomspace(80, 0.002, n + 1)
     else:
         # "time_uniform": equal steps of the t of a VP SDE that is fitted to reach 80 at t = 1 and 0.002 at t = 1e-3.
@@ -279,20 +309,67 @@ def _diff_sampler(p: Problem, run: str, n: int, info, data) -> Replay | None:
         beta_d = 2 * (lo / e - hi) / (e - 1)
         t = np.linspace(1.0, e, n + 1)
         sigmas = np.sqrt(np.expm1(0.5 * beta_d * t**2 + (hi - 0.5 * beta_d) * t))
-    if found[1] == "euler":
+    order = int(m[1]) if (m := re.search(r"order(\d)", name)) else 1
+    lof = 0 if "nolof" in name else 100
+    if name == "euler":
         plan = ddim(EDM, sigmas)
-    elif found[1] == "heun":
+    elif name == "heun":
         plan = rho_rk(EDM, sigmas, "heun")
-    elif found[1].startswith("ipndm"):
-        plan = ipndm(EDM, sigmas, int(found[2]))
+    elif name == "dpm_2":
+        plan = ancestral.dpm2(EDM, sigmas)
+    elif name.startswith("ipndm_order"):
+        plan = ipndm(EDM, sigmas, order)
+    elif "_thresh" in name:
+        return None
+    elif name.startswith("dpm_pp"):
+        plan = dpm_solver_multistep(EDM, sigmas, order, "x0" in name, False, lof and order)
+    elif name.startswith("unipc"):
+        plan = unipc(EDM, sigmas, order, re.search(r"bh\d", name)[0], "x0" in name, lof)
+    elif name.startswith("ipndm_v_order2"):
+        plan = rho_ab(EDM, sigmas, 1)
     else:
         return None
     return plan, p.model(EDM), 80.0, False
 
 
+def _diffusers_lambda(p: Problem, run: str, n: int, info, data) -> Replay | None:
+    """DPM-Solver and UniPC of diffusers, on labels or on noise levels of their own."""
+    if not run.startswith(("DPMmulti", "UniPC")) or "sde" in run or "lu" in run:
+        return None
+    config = info["config"]
+    if config.get("use_karras_sigmas"):
+        # The noise levels are exact, the labels handed to the network are rounded to integers.
+        sigmas, labels = data["sigmas"].astype(float), data["timesteps"].astype(float)
+        process, times, scale = EDM, sigmas, float(np.hypot(1, sigmas[0]))
+        network = p.model(DISCRETE)
+
+        def model(x: Tensor, t: Tensor) -> Tensor:
+            k = int(np.argmin(np.abs(sigmas - float(t[0]))))
+            return network(x / np.hypot(1, sigmas[k]), torch.full((len(x),), labels[k], dtype=torch.float64))
+    else:
+        end = -1.0 if config["final_sigmas_type"] == "zero" else 0.0
+        process, times, scale = DISCRETE, np.append(data["scheduler_timesteps"].astype(float), end), 1.0
+        model = p.model(DISCRETE)
+        if times[-2] <= times[-1]:
+            return None
+    order, kind = config["solver_order"], config["solver_type"]
+    if run.startswith("DPMmulti"):
+        # Below 15 steps the program lowers the order at the end; ``euler_at_final`` lowers the last step only.
+        final = order if config["lower_order_final"] and n < 15 else int(config["euler_at_final"])
+        data_prediction = config["algorithm_type"] == "dpmsolver++"
+        plan = dpm_solver_multistep(process, times, order, data_prediction, kind == "heun", final)
+    elif config["disable_corrector"] != "[]":
+        return None
+    else:
+        plan = unipc(process, times, order, kind, config["predict_x0"], 100 if config["lower_order_final"] else 0)
+    return plan, model, scale, False
+
+
 def _diffusers(p: Problem, run: str, n: int, info, data) -> Replay | None:
     found = re.match(r"(DDPM|DDIM|PNDM)_(leading|trailing|linspace)_", run)
-    if not found or "clip" in run or "skipprkTrue" in run or 1000 % n:
+    if not found:
+        return _diffusers_lambda(p, run, n, info, data)
+    if "clip" in run or "skipprkTrue" in run or 1000 % n:
         return None
     if found[1] != "DDPM" and found[2] == "linspace":
         return None  # pairs its labels with the wrong previous step: not a sampler on any grid
@@ -315,8 +392,83 @@ def _diffusers(p: Problem, run: str, n: int, info, data) -> Replay | None:
     return solver(DISCRETE, times), p.model(DISCRETE), 1.0, False
 
 
+def _spacing(process: schedules.Process, rule: str) -> Callable[..., np.ndarray]:
+    """The grid rules of DPM-Solver's program, whose time on labels is (label + 1)/1000."""
+    shift, scale = (1.0, 1000.0) if process is DISCRETE else (0.0, 1.0)
+
+    def quadratic(process, n, t_start, t_end):
+        return np.linspace(*np.sqrt((np.array([t_start, t_end]) + shift) / scale), n + 1) ** 2 * scale - shift
+
+    return {
+        "logSNR": lambda q, n, t_start, t_end: grids.uniform_lambda(q, n, t_start=t_start, t_end=t_end),
+        "time_uniform": lambda q, n, t_start, t_end: np.linspace(t_start, t_end, n + 1),
+        "time_quadratic": quadratic,
+    }[rule]
+
+
+def _lambda_setting(run: str) -> tuple[schedules.Process, Callable[..., np.ndarray], float, int]:
+    """Process, grid rule, end and order of a run of DPM-Solver's or UniPC's program."""
+    process, end = (DISCRETE, 0.0) if run.startswith("disc") else (VP, 1e-3)
+    rule = re.search(r"time_uniform|logSNR|time_quadratic", run)[0]
+    return process, _spacing(process, rule), end, int(re.search(r"order(\d)", run)[1])
+
+
+def _singlestep_orders(n: int, order: int) -> list[int]:
+    """How the programs spend n calls on singlestep methods of order up to ``order``."""
+    if order == 3:
+        k = n // 3 + 1
+        return [3] * (k - 2) + [2, 1] if n % 3 == 0 else [3] * (k - 1) + [n % 3]
+    return [order] * (n // order) + [1] * (n % order)
+
+
+def _dpm_solver(p: Problem, run: str, n: int, info, data) -> Replay | None:
+    if "adaptive" in run or "denoise0" in run or "f32" in run:
+        return None
+    process, grid, end, order = _lambda_setting(run)
+    options = {"data": "dpmsolver++" in run, "taylor": "taylor" in run}
+    times = grid(process, n, process.t_max, end)
+    if "multistep" in run:
+        final = order if "nolof" not in run and n < 10 else 0
+        plan = dpm_solver_multistep(process, times, order, final=final, **options)
+    else:
+        orders = [order] * (n // order) if "fixed" in run else _singlestep_orders(n, order)
+        if "fixed" in run or "logSNR" in run:
+            times = grid(process, len(orders), process.t_max, end)
+        else:
+            times = times[np.cumsum([0, *orders])]
+        plan = dpm_solver_singlestep(process, times, orders, spacing=grid, **options)
+    return plan, p.model(process), 1.0, False
+
+
+def _stale(basis: str, step, r: list[float]) -> np.ndarray:
+    """The varying-coefficient corrector as the program has it, first order in effect.
+
+    All differences but the newest lack the last equation, and the newest takes it with the row before.
+    """
+    if not r or r[-1] != 1.0:
+        return WEIGHTS(basis, step, r)
+    k = np.arange(len(r))
+    phi = unipc_module._moments(-step.h if step.data else step.h, len(r)) / np.cumprod(k + 1.0)
+    A = np.linalg.inv(np.array(r)[:, None] ** k / np.cumprod(k + 1.0))
+    weights = np.append(phi[:-1] @ A[:-1, :-1], phi[-1] * A[max(len(r) - 2, 0), -1])
+    return (-1.0 if step.data else -step.rho) * weights
+
+
+def _unipc(p: Problem, run: str, n: int, info, data) -> Replay | None:
+    process, grid, end, order = _lambda_setting(run)
+    basis = re.search(r"bh1|bh2|vary", run)[0]
+    times = grid(process, n, process.t_max, end)
+    with pytest.MonkeyPatch.context() as patch:
+        if basis == "vary":
+            patch.setattr(unipc_module, "_weights", _stale)
+        plan = unipc(process, times, order, basis, "data" in run, 0 if "nolof" in run else 100)
+    return plan, p.model(process), 1.0, False
+
+
 BUILDERS: dict[str, Callable[..., Replay | None]] = {
     "ddim": _ddim,
+    "dpm-solver": _dpm_solver,
+    "unipc": _unipc,
     "pndm": _pndm,
     "deis": _deis,
     "derived_not_upstream": _derived,
