@@ -10,7 +10,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PORT ?= 8000
 
 SITE := _build/html
-BOOK_INPUTS := book src data requirements.lock _config.yml _toc.yml
+BOOK_INPUTS := book src data workflow requirements.lock _config.yml _toc.yml
 JUPYTER_BOOK = $(BIN)/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml
 
 .PHONY: help book test serve experiments train check bench test-golden lint book-strict venv lock clean
