@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from torch import Tensor
 
 from .errors import UserError
@@ -293,12 +294,12 @@ def _values(rows: Iterable[dict[str, Any]], column: str) -> list[Any]:
     return list(dict.fromkeys(row[column] for row in rows))
 
 
-def _draw(ax: Axes, rows: list[dict[str, Any]], x: str, **style: Any) -> None:
-    """A line of value against column ``x``, with its 95 % interval where there is one."""
+def _draw(ax: Axes, rows: list[dict[str, Any]], x: str, interval: bool = True, **style: Any) -> None:
+    """A line of value against column ``x``, with its 95 % interval where there is one and it is asked for."""
     rows = sorted(rows, key=lambda row: row[x])
     at, value = [row[x] for row in rows], [row["value"] for row in rows]
     (drawn,) = ax.plot(at, value, **style)
-    if all(row["low"] is not None for row in rows):
+    if interval and all(row["low"] is not None for row in rows):
         low, high = ([row[end] for row in rows] for end in ("low", "high"))
         ax.fill_between(at, low, high, color=drawn.get_color(), alpha=0.12, linewidth=0)
 
@@ -309,6 +310,14 @@ def _calls(ax: Axes, ticks: Sequence[int]) -> None:
     ax.set_xticks(ticks, [str(n) for n in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("network calls")
+
+
+def _plain_log(axis: Axis) -> None:
+    """A logarithmic axis with plain numbers at 1, 2, 5, 10, 20 …, for ranges of a decade or two."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _new(rows: int = 1, columns: int = 1, **keywords: Any) -> tuple[Figure, np.ndarray]:
@@ -333,6 +342,7 @@ def quality_against_nfe(
     solvers: Sequence[str] | None = None,
     grid: str | None = None,
     metric: str = "frechet_distance",
+    floor: float | None = None,
 ) -> Figure:
     """A metric of the network's samples against the number of network calls (experiment ``frechet``).
 
@@ -341,6 +351,10 @@ def quality_against_nfe(
         solvers: names, drawn into one panel; by default all that were measured, a panel for each family.
         grid: the grid; by default each solver's own.
         metric: which metric.
+        floor: a level to draw, such as the distance between two halves of the data (experiment ``baseline``).
+
+    The 95 % intervals are drawn in a panel of one solver only: all solvers start from the same noise, so intervals side by
+    side would hide how much better the differences are known.
 
     Raises:
         UserError: if nothing of the kind was measured.
@@ -355,9 +369,12 @@ def quality_against_nfe(
             wanted = [row for row in rows if row["solver"] == name]
             grids = _values(wanted, "grid")
             own = grid or (get(name).default_grid if get(name).default_grid in grids else grids[0])
-            _draw(ax, [row for row in wanted if row["grid"] == own], "nfe", **line(name))
+            _draw(ax, [row for row in wanted if row["grid"] == own], "nfe", len(names) == 1, **line(name))
+        if floor is not None:
+            ax.axhline(floor, color=GREY, linewidth=0.9, linestyle=":")
         ax.set_title(title)
-        ax.set_yscale("log" if "distance" in metric else "linear")
+        if metric == "frechet_distance":  # the kernel distance may be negative
+            _plain_log(ax.yaxis)
         _calls(ax, (5, 10, 20, 50))
     for ax in axes[:, 0]:
         ax.set_ylabel(METRICS[metric])
@@ -546,9 +563,11 @@ def gamma_sweep(records: Records) -> Figure:
     figure, panels = _three(records)
     for ax, rows in panels.values():
         for nfe in sorted(_values(rows, "nfe")):
-            _draw(ax, [row for row in rows if row["nfe"] == nfe], "gamma", marker="o", label=f"{nfe} calls")
+            chosen = [row for row in rows if row["nfe"] == nfe]
+            _draw(ax, chosen, "gamma", False, marker="o", label=f"{nfe} calls")
         ax.axvline(1.0, color="#888888", linewidth=0.8, linestyle=":")
-        ax.set(yscale="log", xlabel="γ (1 is DDIM)")
+        ax.set_xlabel("γ (1 is DDIM)")
+        _plain_log(ax.yaxis)
     for ax, _ in panels.values():
         direct_labels(ax)
     return figure
@@ -566,9 +585,9 @@ def schedules(records: Records) -> Figure:
     for ax, gamma in zip(axes[0], gammas, strict=True):
         for grid, shape in zip(_values(rows, "grid"), "osv^DP*X" * 2, strict=False):
             chosen = [row for row in rows if row["grid"] == grid and row["gamma"] == gamma]
-            _draw(ax, chosen, "nfe", marker=shape, label=grid)
+            _draw(ax, chosen, "nfe", False, marker=shape, label=grid)
         ax.set_title("DDIM (γ = 1)" if gamma == 1 else f"gradient estimation, γ = {gamma:g}")
-        ax.set_yscale("log")
+        _plain_log(ax.yaxis)
         _calls(ax, sorted(_values(rows, "nfe")))
     axes[0, 0].set_ylabel(METRICS["frechet_distance"])
     for ax in axes[0]:
@@ -591,7 +610,7 @@ def time_grids(records: Records) -> Figure:
             chosen = [row for row in rows if row["solver"] == name]
             at = [grids.index(row["grid"]) for row in chosen]
             ax.plot([row["value"] for row in chosen], at, **{**line(name), "linestyle": "none"})
-        ax.set_xscale("log")
+        _plain_log(ax.xaxis)
         ax.set_yticks(range(len(grids)), grids if ax is next(iter(panels.values()))[0] else [""] * len(grids))
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
@@ -611,7 +630,8 @@ def ingredients(records: Records) -> Figure:
         for solver in (name for name in SOLVERS if name in _values(rows, "solver")):
             for grid in (grid for grid in shapes if any(r["grid"] == grid and r["solver"] == solver for r in rows)):
                 style = {**line(solver), "linestyle": shapes[grid], "label": f"{label(solver)}, {grid}"}
-                _draw(ax, [row for row in rows if row["solver"] == solver and row["grid"] == grid], "nfe", **style)
+                chosen = [row for row in rows if row["solver"] == solver and row["grid"] == grid]
+                _draw(ax, chosen, "nfe", False, **style)
         ax.set_yscale("log")
         _calls(ax, sorted(_values(rows, "budget")))
     handles, labels = ax.get_legend_handles_labels()
