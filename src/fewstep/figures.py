@@ -353,8 +353,8 @@ def quality_against_nfe(
         metric: which metric.
         floor: a level to draw, such as the distance between two halves of the data (experiment ``baseline``).
 
-    The 95 % intervals are drawn in a panel of one solver only: all solvers start from the same noise, so intervals side by
-    side would hide how much better the differences are known.
+    The 95 % intervals are drawn in a panel of one solver only: all solvers start from the same noise, so intervals side
+    by side would hide how much better the differences are known.
 
     Raises:
         UserError: if nothing of the kind was measured.
