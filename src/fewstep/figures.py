@@ -45,7 +45,7 @@ __all__ = [
     "use_style",
 ]
 
-STYLE = {
+STYLE: dict[str, Any] = {
     "figure.figsize": (7.0, 3.0),
     "figure.dpi": 150,
     "savefig.dpi": 150,
@@ -126,7 +126,7 @@ MARKS = {
 
 def use_style() -> None:
     """Set :data:`STYLE` for all figures drawn from now on."""
-    plt.rcParams.update(STYLE)
+    plt.rcParams.update(STYLE)  # type: ignore[arg-type]
 
 
 def color(name: str) -> str:
@@ -153,7 +153,7 @@ def label(name: str) -> str:
     return get(name).title
 
 
-def line(name: str) -> dict[str, object]:
+def line(name: str) -> dict[str, Any]:
     """``color``, ``marker``, ``linestyle`` and ``label`` of a solver, as keywords of ``plot``."""
     return {**_mark(name)._asdict(), "label": label(name)}
 
@@ -210,7 +210,8 @@ def direct_labels(ax: Axes, *, pad: float = 4.0, fontsize: float = 7.5) -> None:
         xy = xy[np.isfinite(xy).all(axis=1)]
         if text.startswith("_") or not len(xy):
             continue
-        xy[:, 1] = np.clip(xy[:, 1], *sorted(ax.get_ylim()))
+        low, high = sorted(ax.get_ylim())
+        xy[:, 1] = np.clip(xy[:, 1], low, high)
         last = np.argmax(ax.transData.transform(xy)[:, 0])  # on the page: an axis may be inverted
         ends.append((*ax.transData.transform(xy[last]), *xy[last], text, artist.get_color()))
     ends.sort(key=lambda end: end[1])
@@ -314,7 +315,7 @@ def _calls(ax: Axes, ticks: Sequence[int]) -> None:
 
 def _plain_log(axis: Axis) -> None:
     """A logarithmic axis with plain numbers at 1, 2, 5, 10, 20 …, for ranges of a decade or two."""
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())

@@ -54,7 +54,7 @@ class Features(nn.Module):
         if not isinstance(network, models.FeatureNet):
             raise UserError(f"checkpoint {name!r} is not a feature network; use one such as 'digits-features'")
         self.network = network.double()
-        self.shape = tuple(network.config["shape"])
+        self.shape = tuple(network.config["shape"])  # type: ignore[var-annotated, arg-type]
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def extractor(feature_net: str) -> str:
     return registered
 
 
-class _Images(torch.utils.data.Dataset):  # type: ignore[type-arg]
+class _Images(torch.utils.data.Dataset):
     """A tensor of images as the dataset that torch-fidelity asks for: items are images, not tuples."""
 
     def __init__(self, images: Tensor) -> None:

@@ -60,6 +60,6 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """ε in the dtype of ``x``; the network itself computes in the dtype of its weights."""
-        weight = self.net.conv_in.weight
-        eps = self.net(x.to(weight.dtype), t.to(weight.dtype) * self.time_scale, return_dict=False)[0]
+        weight = self.net.conv_in.weight  # type: ignore[attr-defined]
+        eps = self.net(x.to(weight.dtype), t.to(weight.dtype) * self.time_scale, return_dict=False)[0]  # type: ignore[operator]
         return eps.to(x.dtype)
