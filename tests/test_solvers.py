@@ -247,7 +247,7 @@ def test_order_of_convergence(name, order):
 
 
 def test_equal_steps_give_the_classical_methods_their_order():
-    """FON's weights are made for equal steps in t, F-PNDM's for equal steps in ρ (whose stages are half-way in ρ too)."""
+    """FON's weights are made for equal steps in t, F-PNDM's for equal steps in ρ, with stages half-way in ρ."""
     assert slope(lambda n: SOLVERS["fon"].load()(VP, grids.uniform(VP, n))) > 3.75
     process = EDM()
     model = GaussianMixture(MEANS, 1.0, process)
