@@ -216,7 +216,7 @@ def direct_labels(ax: Axes, *, pad: float = 4.0, fontsize: float = 7.5) -> None:
         ends.append((*ax.transData.transform(xy[last]), *xy[last], text, artist.get_color()))
     ends.sort(key=lambda end: end[1])
     height = 1.15 * fontsize * figure.dpi / 72
-    places = _apart([end[1] for end in ends], height)
+    places = _apart([end[1] for end in ends], height, ax.bbox.y0)
     right = max((end[0] for end in ends), default=0.0)
     for (px, py, x, y, text, tint), place in zip(ends, places, strict=True):
         ax.annotate(
@@ -231,8 +231,8 @@ def direct_labels(ax: Axes, *, pad: float = 4.0, fontsize: float = 7.5) -> None:
         )
 
 
-def _apart(places: list[float], height: float) -> list[float]:
-    """Sorted positions moved as little as possible (least squares) until neighbours are ``height`` apart."""
+def _apart(places: list[float], height: float, bottom: float = -np.inf) -> list[float]:
+    """Sorted positions moved as little as possible (least squares) until neighbours are ``height`` apart, none too low."""
     # With y_i = place_i - i·height the constraint is that y increases: isotonic regression, by pooling violators.
     pools: list[tuple[float, int]] = []
     for i, place in enumerate(places):
@@ -240,7 +240,7 @@ def _apart(places: list[float], height: float) -> list[float]:
         while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
             (a, m), (b, n) = pools[-2:]
             pools[-2:] = [((a * m + b * n) / (m + n), m + n)]
-    flat = [value for value, count in pools for _ in range(count)]
+    flat = [max(value, bottom) for value, count in pools for _ in range(count)]
     return [value + i * height for i, value in enumerate(flat)]
 
 
