@@ -13,7 +13,7 @@ __all__ = ["ge"]
 
 
 def ge(process: Process, times: Grid, gamma: float = 2.0, mu: float = 0.0) -> Plan:
-    r"""Gradient estimation (Permenter & Yuan, Algorithm 2 and Eq. 9; noise as in their App. on DDPM).
+    r"""Gradient estimation (Permenter & Yuan, §5 and Algorithm 2), with noise of level μ.
 
     In :math:`\bar x` with σ = ρ, the direction is
     :math:`\bar\varepsilon = \gamma\varepsilon_k + (1-\gamma)\varepsilon_{k-1}` (the first step has
