@@ -232,7 +232,7 @@ def direct_labels(ax: Axes, *, pad: float = 4.0, fontsize: float = 7.5) -> None:
 
 
 def _apart(places: list[float], height: float, bottom: float = -np.inf) -> list[float]:
-    """Sorted positions moved as little as possible (least squares) until neighbours are ``height`` apart, none too low."""
+    """Sorted positions moved as little as possible (least squares), to be ``height`` apart and above ``bottom``."""
     # With y_i = place_i - i·height the constraint is that y increases: isotonic regression, by pooling violators.
     pools: list[tuple[float, int]] = []
     for i, place in enumerate(places):
@@ -627,13 +627,13 @@ def ingredients(records: Records) -> Figure:
     figure, panels = _three(records)
     figure.set_size_inches(7.0, 3.6)
     shapes = {"uniform": "-", "quadratic": "--", "rho7": ":"}
-    for ax, rows in panels.values():
+    for name, (ax, rows) in panels.items():
         for solver in (name for name in SOLVERS if name in _values(rows, "solver")):
             for grid in (grid for grid in shapes if any(r["grid"] == grid and r["solver"] == solver for r in rows)):
                 style = {**line(solver), "linestyle": shapes[grid], "label": f"{label(solver)}, {grid}"}
                 chosen = [row for row in rows if row["solver"] == solver and row["grid"] == grid]
                 _draw(ax, chosen, "nfe", False, **style)
-        ax.set_yscale("log")
+        _plain_log(ax.yaxis) if name == "network" else ax.set_yscale("log")
         _calls(ax, sorted(_values(rows, "budget")))
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
