@@ -58,17 +58,11 @@ def test_the_start_state_is_left_alone():
 
 
 @pytest.mark.parametrize("name", ["ddim", "deis-tab3", "pndm-f", "edm-heun"])
-def test_a_model_may_return_its_input_a_view_of_it_or_one_buffer(name):
-    """What the model hands back may share memory with the state, or be overwritten at the next call."""
+def test_a_model_may_return_its_input_or_a_view_of_it(name):
     plan = build(name, PROCESS, 14, "uniform")
     x = normal(0, 0, range(4), (3,), torch.float64)
     honest = sample(plan, lambda x, t: x.clone(), x, dtype=torch.float64)
-    buffer = torch.empty_like(x)
-
-    def into_buffer(x, t):
-        return buffer.copy_(x)
-
-    for model in (lambda x, t: x, lambda x, t: x.view(2, 6).view(4, 3), into_buffer):
+    for model in (lambda x, t: x, lambda x, t: x.view(2, 6).view(4, 3)):
         assert torch.equal(sample(plan, model, x, dtype=torch.float64), honest)
 
 

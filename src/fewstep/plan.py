@@ -178,14 +178,14 @@ class Row:
         terms: (slot, coefficient); the first is ``out`` itself where the state may be formed in place.
         in_place: whether the first term is a state that dies here, so that its tensor may be overwritten.
         noises: (draw, coefficient).
-        calls: (call number, slot of its ε, whether ε outlives the next combination) made at this state.
+        calls: (call number, slot of its ε) made at this state.
     """
 
     out: int
     terms: tuple[tuple[int, float], ...]
     in_place: bool
     noises: tuple[tuple[int, float], ...]
-    calls: tuple[tuple[int, int, bool], ...]
+    calls: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,7 +294,7 @@ class Plan:
             calls = []
             for call in calls_at[m]:
                 slot["e", call] = take()
-                calls.append((call, slot["e", call], last["e", call] > m + 1))
+                calls.append((call, slot["e", call]))
             if last["x", m] == m and m < len(self.states):
                 free.append(slot.pop(("x", m)))
             noises = tuple((d, c) for (kind, d), c in terms.items() if kind == "z")

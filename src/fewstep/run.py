@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -81,32 +82,34 @@ def _execute(
         def noise(draw: int) -> Tensor:  # draw 0 is the start state
             return normal(seed, draw + 1, numbers, x.shape[1:], dtype, x.device)
 
-    times = torch.as_tensor(plan.times, dtype=dtype).to(x.device)
+    times = torch.as_tensor(plan.times, dtype=dtype).to(x.device)[:, None].expand(-1, len(x)).unbind()
     slots: list[Tensor | None] = [None] * plan.slots
     state = x.to(dtype, copy=True)
-    for number, row in enumerate(plan.rows):
-        if number:
-            state = _combine(row.terms, row.in_place, slots)
-            for draw, weight in row.noises:
-                state.add_(noise(draw).to(state), alpha=weight)
-        last = number == len(plan.rows) - 1
-        for call, _, _ in row.calls or ([(plan.nfe, 0, False)] if last else []):
+    last = len(plan.rows) - 1
+    with contextlib.ExitStack() as stack:
+        if autocast is not None:  # reaches the network only: sums and multiples are not on autocast's lists
+            stack.enter_context(torch.autocast(x.device.type, dtype=autocast))
+        for number, row in enumerate(plan.rows):
+            if number:
+                state = _combine(row.terms, row.in_place, slots)
+                for draw, weight in row.noises:
+                    state.add_(noise(draw).to(state), alpha=weight)
             if hook is not None:
-                replaced = hook(call, state, float(plan.times[call]))
-                state = state if replaced is None else replaced.to(state)
-        slots[row.out] = state
-        for call, slot, kept in row.calls:
-            with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):
-                eps = model(state, times[call].expand(len(x)))
-            if eps.shape != x.shape:
-                raise UserError(
-                    f"the model returned shape {tuple(eps.shape)} at call {call} (t = {plan.times[call]:g});"
-                    f" the shape of its input, {tuple(x.shape)}, is needed"
-                )
-            if check and not torch.isfinite(eps).all():
-                kind = "NaN" if torch.isnan(eps).any() else "an infinity"
-                raise UserError(f"the model returned {kind} at call {call} (t = {plan.times[call]:g})")
-            slots[slot] = _own(eps.to(dtype), state, kept)
+                for call in [call for call, _ in row.calls] or [plan.nfe] * (number == last):
+                    replaced = hook(call, state, float(plan.times[call]))
+                    state = state if replaced is None else replaced.to(state)
+            slots[row.out] = state
+            for call, slot in row.calls:
+                eps = model(state, times[call])
+                if eps.shape != x.shape:
+                    raise UserError(
+                        f"the model returned shape {tuple(eps.shape)} at call {call} (t = {plan.times[call]:g});"
+                        f" the shape of its input, {tuple(x.shape)}, is needed"
+                    )
+                if check and not torch.isfinite(eps).all():
+                    kind = "NaN" if torch.isnan(eps).any() else "an infinity"
+                    raise UserError(f"the model returned {kind} at call {call} (t = {plan.times[call]:g})")
+                slots[slot] = _own(eps if eps.dtype == dtype else eps.to(dtype), state)
     return state
 
 
@@ -123,13 +126,11 @@ def _combine(terms: Sequence[tuple[int, float]], in_place: bool, slots: list[Ten
     return state
 
 
-def _own(eps: Tensor, state: Tensor, kept: bool) -> Tensor:
-    """A copy where the network's output might change under us: it is kept as history, or shares the state's memory."""
-    if kept or (
-        not torch.compiler.is_compiling() and eps.untyped_storage().data_ptr() == state.untyped_storage().data_ptr()
-    ):
-        return eps.clone()
-    return eps
+def _own(eps: Tensor, state: Tensor) -> Tensor:
+    """A copy if the network's output lies in the state's memory, which the next row overwrites."""
+    if torch.compiler.is_compiling() or eps.untyped_storage().data_ptr() != state.untyped_storage().data_ptr():
+        return eps
+    return eps.clone()
 
 
 def generate(
