@@ -86,6 +86,18 @@ class Problem:
         return lambda x, t: mixture(x, t + shift)
 
 
+def clipped(
+    model: Callable[[Tensor, Tensor], Tensor], process: schedules.Process
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The ε-model whose denoised value is clipped to [−1, 1]: clipping belongs to the model, not to the sampler."""
+
+    def clip(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = float(process.alpha(float(t[0]))), float(process.sigma(float(t[0])))
+        return (x - alpha * ((x - sigma * model(x, t)) / alpha).clamp(-1, 1)) / sigma
+
+    return clip
+
+
 @dataclass
 class Case:
     """One vector: where it stands, what it should be, and how to compute it."""
@@ -148,12 +160,11 @@ def _replay(problem: Problem, plan: Plan, model, scale: float, bar: bool) -> Cal
 
 
 def _ddim(p: Problem, run: str, n: int, info: dict[str, Any], data) -> Replay | None:
-    if run.endswith("_clip"):
-        return None
     labels = np.arange(0, 1000, 1000 // n) if "uniform" in run else np.floor(np.linspace(0, 800**0.5, n) ** 2)
     times = np.append(labels[::-1].astype(float), -1.0)
     plan = ddim(DISCRETE, times, float(run.split("eta")[1])) if "eta" in run else ddpm(DISCRETE, times)
-    return plan, p.model(DISCRETE), 1.0, False
+    model = p.model(DISCRETE)
+    return plan, clipped(model, DISCRETE) if run.endswith("_clip") else model, 1.0, False
 
 
 def _pndm(p: Problem, run: str, n: int, info, data) -> Replay | None:
@@ -245,12 +256,11 @@ def _smalldiffusion(p: Problem, run: str, n: int, info, data) -> Replay | None:
 
 
 def _gradient_estimation(p: Problem, run: str, n: int, info, data) -> Replay | None:
-    if "clip" in run:
-        return None
     alpha, sigma = info["end"]
     end = np.round(DISCRETE.t_of_rho(sigma / alpha))
     times = np.append(data["timesteps"].astype(float), end)
-    return ge(DISCRETE, times, float(re.search(r"gamm?a?([\d.]+)", run)[1])), p.model(DISCRETE), 1.0, True
+    model = clipped(p.model(DISCRETE), DISCRETE) if "clip" in run else p.model(DISCRETE)
+    return ge(DISCRETE, times, float(re.search(r"gamm?a?([\d.]+)", run)[1])), model, 1.0, True
 
 
 def _edm(p: Problem, run: str, n: int, info, data) -> Replay | None:
@@ -369,7 +379,7 @@ def _diffusers(p: Problem, run: str, n: int, info, data) -> Replay | None:
     found = re.match(r"(DDPM|DDIM|PNDM)_(leading|trailing|linspace)_", run)
     if not found:
         return _diffusers_lambda(p, run, n, info, data)
-    if "clip" in run or "skipprkTrue" in run or 1000 % n:
+    if "skipprkTrue" in run or 1000 % n:
         return None
     if found[1] != "DDPM" and found[2] == "linspace":
         return None  # pairs its labels with the wrong previous step: not a sampler on any grid
@@ -389,7 +399,8 @@ def _diffusers(p: Problem, run: str, n: int, info, data) -> Replay | None:
     if found[1] == "DDIM":
         return ddim(DISCRETE, times, float(run.split("eta")[1])), p.model(DISCRETE), 1.0, False
     solver = ddpm if "fixed_large" in run else ddpm_beta_tilde
-    return solver(DISCRETE, times), p.model(DISCRETE), 1.0, False
+    model = clipped(p.model(DISCRETE), DISCRETE) if run.endswith("_clip") else p.model(DISCRETE)
+    return solver(DISCRETE, times), model, 1.0, False
 
 
 def _spacing(process: schedules.Process, rule: str) -> Callable[..., np.ndarray]:
@@ -465,8 +476,34 @@ def _unipc(p: Problem, run: str, n: int, info, data) -> Replay | None:
     return plan, p.model(process), 1.0, False
 
 
+def _fastdpm(p: Problem, run: str, n: int, info, data) -> Replay | None:
+    if run == "STD":
+        return ddpm_beta_tilde(DISCRETE, np.arange(999.0, -2.0, -1.0)), p.model(DISCRETE), 1.0, False
+    found = re.fullmatch(r"STEP_(linear|quadratic)_kappa([\d.]+)", run)
+    if not found:
+        return None
+    labels = np.arange(n) * 999 / (n - 1) if found[1] == "linear" else np.linspace(0, 800**0.5, n) ** 2
+    times = np.append(np.floor(labels + 1e-9)[::-1], -1.0)
+    return ddim(DISCRETE, times, float(found[2])), p.model(DISCRETE), 1.0, False
+
+
+def _analytic_dpm(p: Problem, run: str, n: int, info, data) -> Replay | None:
+    found = re.fullmatch(r"(ddim_naive_eta([01])|ddpm_naive_(small|large))_(no)?clamp", run)
+    if not found or (found[2] and not found[4]):
+        return None  # its clamped DDIM keeps the ε that belongs to the unclamped x̂0: no ε-model says both
+    times = np.append(np.round(np.arange(n) * 999 / (n - 1))[::-1], -1.0)
+    if found[2]:
+        plan = ddim(DISCRETE, times, float(found[2]))
+    else:
+        plan = (ddpm if found[3] == "large" else ddpm_beta_tilde)(DISCRETE, times)
+    model = p.model(DISCRETE)
+    return plan, model if found[4] else clipped(model, DISCRETE), 1.0, False
+
+
 BUILDERS: dict[str, Callable[..., Replay | None]] = {
+    "analytic-dpm": _analytic_dpm,
     "ddim": _ddim,
+    "fastdpm": _fastdpm,
     "dpm-solver": _dpm_solver,
     "unipc": _unipc,
     "pndm": _pndm,

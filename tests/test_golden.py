@@ -15,14 +15,16 @@ OWN = Path(__file__).parent / "golden"
 FOLDER = Path(os.environ.get("FEWSTEP_GOLDEN") or OWN)
 
 MATCHED = {
-    "ddim": 19,
+    "analytic-dpm": 12,
+    "ddim": 24,
     "deis": 212,
     "derived_not_upstream": 74,
     "diff-sampler": 204,
-    "diffusers": 164,
+    "diffusers": 167,
     "dpm-solver": 240,
     "edm": 6,
-    "gradient-estimation-sampler": 42,
+    "fastdpm": 13,
+    "gradient-estimation-sampler": 44,
     "k-diffusion": 120,
     "pndm": 20,
     "smalldiffusion": 30,
