@@ -41,6 +41,7 @@ import csv
 import hashlib
 import html
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,8 +209,9 @@ class _Table(SphinxDirective, _Records):
         except UserError as error:
             raise self.fail(f"{self.name} {' '.join(self.arguments)}".strip(), error, self.lineno) from None
 
+    @abstractmethod
     def content_nodes(self) -> list[nodes.Node]:
-        raise NotImplementedError(self.name)
+        """What the directive puts on the page."""
 
     def place(self, table: nodes.table) -> nodes.table:
         if "name" in self.options:
