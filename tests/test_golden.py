@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from replay import DISCRETE, Case, Problem, cases
+from replay import BUILDERS, EXPLAINED, Case, Problem, cases
 
 OWN = Path(__file__).parent / "golden"
 FOLDER = Path(os.environ.get("FEWSTEP_GOLDEN") or OWN)
@@ -36,33 +35,17 @@ COUNTS: dict[str, list[int]] = {}
 """Per program: matched, explained, total. Printed at the end of the run (conftest.py)."""
 
 
-def _noise_on_the_result(case: Case, x: torch.Tensor) -> bool:
-    """diffusers' DDPM adds noise whenever its label is positive, even in the step to ᾱ = 1.
-
-    DDPM's Algorithm 2 has z = 0 there: with trailing labels and the larger variance its result is ours plus √β z.
-    """
-    if not case.run.startswith("DDPM_trailing_fixed_large"):
-        return False
-    last = np.round(1000 - (case.steps - 1) * 1000 / case.steps) - 1
-    extra = float(DISCRETE.sigma(last)) * Problem.load(FOLDER).noise[case.steps - 1]
-    return bool(np.abs((x + extra).numpy() - case.expected).max() < 1e-9 * np.abs(case.expected).max())
-
-
-EXPLAINED = {"diffusers": _noise_on_the_result}
-"""Per program: the vectors that differ, with the reason in the docstring and the difference itself checked."""
-
-
 @pytest.fixture(scope="module")
 def by_program() -> dict[str, list[Case]]:
     found: dict[str, list[Case]] = defaultdict(list)
-    for case in cases(FOLDER):
+    for case in cases(FOLDER, BUILDERS):
         found[case.program].append(case)
     return found
 
 
 @pytest.mark.parametrize("program", sorted(p.stem for p in FOLDER.glob("*.npz") if p.stem != "problem"))
 def test_program(program: str, by_program: dict[str, list[Case]]) -> None:
-    mine = by_program[program]
+    mine, problem = by_program[program], Problem.load(FOLDER)
     matched, explained, wrong = 0, 0, []
     for case in mine:
         if case.replay is None:
@@ -71,7 +54,7 @@ def test_program(program: str, by_program: dict[str, list[Case]]) -> None:
         error = np.abs(x.numpy() - case.expected).max() / np.abs(case.expected).max()
         if error < case.tolerance and calls == case.calls:
             matched += 1
-        elif program in EXPLAINED and EXPLAINED[program](case, x):
+        elif program in EXPLAINED and EXPLAINED[program](problem, case, x):
             explained += 1
         else:
             wrong.append(f"{case.name}: relative error {error:.2g}, {calls} calls instead of {case.calls}")

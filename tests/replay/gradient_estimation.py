@@ -1,0 +1,35 @@
+"""The vectors of gradient estimation's two programs."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from fewstep.solvers.gradient_estimation import ge
+
+from .problem import DISCRETE, EDM, Problem, Run, clipped, replay
+
+
+def _smalldiffusion(p: Problem, run: str, n: int, info, data) -> Run | None:
+    found = re.fullmatch(r"samples_(ddpm|loglinear_([\d.]+)_([\d.]+))_gam([\d.]+)_mu([\d.]+)", run)
+    if not found:
+        return None
+    if found[1] == "ddpm":
+        table = np.sqrt(1.0 / p.alpha_bar - 1.0)
+    else:
+        table = np.logspace(np.log10(float(found[2])), np.log10(float(found[3])), 1000)
+    labels = np.append(np.round(1000 * (1 - np.arange(n) / n)).astype(int) - 1, 0)
+    sigmas = table[labels]
+    return replay(p, ge(EDM, sigmas, float(found[4]), float(found[5])), p.model(EDM), float(sigmas[0]))
+
+
+def _gradient_estimation(p: Problem, run: str, n: int, info, data) -> Run | None:
+    alpha, sigma = info["end"]
+    end = np.round(DISCRETE.t_of_rho(sigma / alpha))
+    times = np.append(data["timesteps"].astype(float), end)
+    model = clipped(p.model(DISCRETE), DISCRETE) if "clip" in run else p.model(DISCRETE)
+    return replay(p, ge(DISCRETE, times, float(re.search(r"gamm?a?([\d.]+)", run)[1])), model, bar=True)
+
+
+BUILDERS = {"smalldiffusion": _smalldiffusion, "gradient-estimation-sampler": _gradient_estimation}
