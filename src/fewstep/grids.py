@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UserError, unknown
-from .schedules import DiscreteVP, Process
+from .schedules import DiscreteVP, Process, cosine_vp
 
 __all__ = [
     "GRIDS",
     "build",
     "check",
     "ddim_quadratic",
+    "iddpm",
     "leading",
     "linspace",
     "log_linear",
@@ -173,6 +174,37 @@ def log_linear(
     return np.concatenate([process.t_of_rho(np.geomspace(rho_start, rho_last, n)), [end]])
 
 
+def iddpm(
+    process: Process,
+    n: int,
+    *,
+    t_start: float | None = None,
+    t_end: float | None = None,
+    t_last: float | None = None,
+    s: float = 8e-3,
+    beta_cap: float = 0.999,
+) -> Grid:
+    r"""The noise levels of iDDPM, n of them evenly by index (EDM, Table 1, column iDDPM), then the end of the process.
+
+    The levels :math:`u_j` of EDM's recursion, with :math:`C_2` = ``s`` and :math:`C_1` = 1 − ``beta_cap``, are those
+    of the cosine schedule at its 1,000 labels. With L of them between ``t_start`` and ``t_last``, step i is at number
+    :math:`\lfloor i (L-1)/(n-1) + 1/2 \rfloor`.
+
+    Raises:
+        UserError: for more steps than levels.
+    """
+    start, end = _ends(process, n, t_start, t_end)
+    if t_last is None:
+        t_last = 0.0 if isinstance(process, DiscreteVP) else float(process.t_of_rho(0.002))
+    bottom, top = max(float(process.rho(t_last)), float(process.rho(end))), float(process.rho(start))
+    levels = cosine_vp(1000, s, beta_cap).rho(np.arange(999.0, -1.0, -1.0))
+    levels = levels[(bottom <= levels) & (levels <= top)]
+    if n > len(levels):
+        raise UserError(f"grid 'iddpm' has {len(levels)} levels between these ends, got {n} steps")
+    picks = np.floor(np.linspace(0.0, len(levels) - 1.0, n) + 0.5).astype(int)
+    return np.concatenate([process.t_of_rho(levels[picks]), [end]])
+
+
 def _labels(process: Process, n: int, name: str) -> int:
     if not isinstance(process, DiscreteVP):
         raise UserError(f"grid {name!r} picks labels of a discrete process; use 'uniform' for a continuous one")
@@ -219,6 +251,7 @@ GRIDS: dict[str, Callable[..., Grid]] = {
     "power-rho": power_rho,
     "uniform-lambda": uniform_lambda,
     "log-linear": log_linear,
+    "iddpm": iddpm,
     "leading": leading,
     "linspace": linspace,
     "trailing": trailing,

@@ -21,6 +21,7 @@ __all__ = [
     "EDM",
     "PROCESSES",
     "VE",
+    "BrownianVE",
     "ContinuousVP",
     "DiscreteVP",
     "Process",
@@ -290,6 +291,42 @@ class EDM(Process):
         return np.asarray(rho, dtype=np.float64)
 
 
+@dataclass(frozen=True)
+class BrownianVE(Process):
+    r"""EDM's form of VE (EDM, Table 1): α = 1 and :math:`\sigma(t) = \sqrt t`, data plus Brownian motion at time t.
+
+    Its noise levels are those of :class:`VE`; only the clock differs, and with it what a Runge-Kutta method in t does.
+    """
+
+    sigma_max: float = 100.0
+    t_min: float = field(default=0.0, init=False)
+    t_max: float = field(init=False)
+    t_end: float = field(default=0.0, init=False)
+    prior_std: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.sigma_max > 0:
+            raise ValueError("sigma_max must be positive")
+        object.__setattr__(self, "t_max", self.sigma_max**2)
+        object.__setattr__(self, "prior_std", self.sigma_max)
+
+    def log_alpha(self, t: ArrayLike) -> Float:
+        return np.zeros_like(np.asarray(t, dtype=np.float64))
+
+    def rho(self, t: ArrayLike) -> Float:
+        return np.sqrt(np.asarray(t, dtype=np.float64))
+
+    def dlog_alpha(self, t: ArrayLike) -> Float:
+        return np.zeros_like(np.asarray(t, dtype=np.float64))
+
+    def drho(self, t: ArrayLike) -> Float:
+        with np.errstate(divide="ignore"):
+            return 0.5 / np.sqrt(np.asarray(t, dtype=np.float64))
+
+    def t_of_rho(self, rho: ArrayLike) -> Float:
+        return np.square(np.asarray(rho, dtype=np.float64))
+
+
 PROCESSES = {
     "linear": linear_vp,
     "scaled-linear": scaled_linear_vp,
@@ -297,6 +334,7 @@ PROCESSES = {
     "vp": ContinuousVP,
     "sub-vp": SubVP,
     "ve": VE,
+    "brownian": BrownianVE,
     "edm": EDM,
 }
 """Process constructors by name."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..schedules import Process
 
-__all__ = ["EpsModel", "coefficients", "from_score", "from_v", "from_x0"]
+__all__ = ["EpsModel", "clipped", "coefficients", "from_score", "from_v", "from_x0", "thresholded"]
 
 
 class EpsModel(Protocol):
@@ -64,5 +64,45 @@ def from_score(model: Callable[[Tensor, Tensor], Tensor], process: Process) -> E
     def eps(x: Tensor, t: Tensor) -> Tensor:
         _, sigma = coefficients(process, t, x)
         return -sigma * model(x, t)
+
+    return eps
+
+
+def clipped(model: EpsModel, process: Process, bound: float = 1.0) -> EpsModel:
+    r"""The ε-model whose denoised value is clipped to [−bound, bound] (DDPM, App. B, where pixels lie in [−1, 1]).
+
+    .. math::
+
+        \hat x_0 = (x - \sigma\varepsilon)/\alpha, \qquad
+        \varepsilon' = (x - \alpha\,\mathrm{clip}(\hat x_0))/\sigma .
+    """
+
+    def clip(x0: Tensor) -> Tensor:
+        return x0.clamp(-bound, bound)
+
+    return _denoised(model, process, clip)
+
+
+def thresholded(model: EpsModel, process: Process, quantile: float = 0.995) -> EpsModel:
+    r"""The ε-model with dynamic thresholding (Saharia et al. 2022, Imagen, §2.3).
+
+    With s the quantile of :math:`|\hat x_0|` over a sample's own elements, at least 1, the denoised value becomes
+    :math:`\mathrm{clip}(\hat x_0, -s, s)/s`. It changes data that legitimately lies outside [−1, 1].
+    """
+
+    def threshold(x0: Tensor) -> Tensor:
+        flat = x0.abs().flatten(1)
+        s = torch.quantile(flat, quantile, dim=1).clamp(min=1.0).reshape((-1,) + (1,) * (x0.ndim - 1))
+        return x0.clamp(-s, s) / s
+
+    return _denoised(model, process, threshold)
+
+
+def _denoised(model: EpsModel, process: Process, change: Callable[[Tensor], Tensor]) -> EpsModel:
+    """The ε-model whose denoised value is ``change`` of the model's; not at σ = 0."""
+
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = coefficients(process, t, x)
+        return (x - alpha * change((x - sigma * model(x, t)) / alpha)) / sigma
 
     return eps
