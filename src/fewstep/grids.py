@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 from .errors import UserError, unknown
 from .schedules import DiscreteVP, Process, cosine_vp
@@ -34,6 +35,8 @@ __all__ = [
     "trailing",
     "uniform",
     "uniform_lambda",
+    "variance_linear",
+    "variance_quadratic",
 ]
 
 Grid = NDArray[np.float64]
@@ -243,6 +246,60 @@ def ddim_quadratic(process: Process, n: int) -> Grid:
     return np.concatenate([labels[::-1], [-1.0]])
 
 
+def _variances(start: float, end: float, k: int, power: float) -> Grid:
+    """k levels ρ from ``start`` down to ``end``, whose forward variances are η₀(1 + cj)^power."""
+    first = end**2 / (1.0 + end**2)
+    j = np.arange(k)
+
+    def log_bar(c: float) -> Grid:
+        return np.cumsum(np.log1p(-first * (1.0 + c * j) ** power))
+
+    if k == 1:
+        return np.array([start])
+    target = -np.log1p(start**2)
+    if not log_bar(0.0)[-1] > target:
+        raise UserError(f"a grid by growing variances takes fewer than {k} levels between these ends")
+    # The largest variance stays below 1.
+    top = (1.0 - 1e-15) * (first ** (-1.0 / power) - 1.0) / (k - 1)
+    c = brentq(lambda c: log_bar(c)[-1] - target, 0.0, top, xtol=1e-15 * top)
+    return np.sqrt(np.expm1(-log_bar(c)))[::-1]
+
+
+def variance_linear(
+    process: Process,
+    n: int,
+    *,
+    t_start: float | None = None,
+    t_end: float | None = None,
+    t_last: float | None = None,
+) -> Grid:
+    r"""Forward variances in arithmetic progression: a short diffusion of DDPM's own kind (FastDPM's VAR, linear).
+
+    The levels are those of a variance-preserving chain of few steps,
+
+    .. math:: \frac{1}{1 + \rho_j^2} = \prod_{i \le j}(1 - \eta_i), \qquad \eta_i = \eta_0\,(1 + c\,i)^p, \qquad p = 1,
+
+    whose first variance is that of the smallest level and whose last level is the start; this fixes c. On
+    :func:`~fewstep.schedules.linear_vp` with all N steps the grid is the labels themselves.
+
+    Raises:
+        UserError: for more levels than growing variances allow.
+    """
+    return _by_rho(process, n, t_start, t_end, t_last, lambda a, b, k: _variances(a, b, k, 1.0))
+
+
+def variance_quadratic(
+    process: Process,
+    n: int,
+    *,
+    t_start: float | None = None,
+    t_end: float | None = None,
+    t_last: float | None = None,
+) -> Grid:
+    r"""Forward variances growing as squares (FastDPM's VAR, quadratic): :func:`variance_linear` with p = 2."""
+    return _by_rho(process, n, t_start, t_end, t_last, lambda a, b, k: _variances(a, b, k, 2.0))
+
+
 GRIDS: dict[str, Callable[..., Grid]] = {
     "uniform": uniform,
     "quadratic": quadratic,
@@ -256,6 +313,8 @@ GRIDS: dict[str, Callable[..., Grid]] = {
     "linspace": linspace,
     "trailing": trailing,
     "ddim-quadratic": ddim_quadratic,
+    "variance-linear": variance_linear,
+    "variance-quadratic": variance_quadratic,
 }
 """Grid functions by name."""
 
