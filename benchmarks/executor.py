@@ -54,14 +54,14 @@ def main() -> None:
     process = linear_vp()
     print(f"{'x'.join(map(str, SHAPE))} float32, {STEPS} calls, {torch.get_num_threads()} threads")
     print(f"µs per row, median of {REPEATS} runs")
-    print(f"{'':12s} {'fewstep':>9s} {'diffusers':>10s} {'ratio':>7s}   scheduler")
+    print(f"{'':12s} {'fewstep':>9s} {'fused':>7s} {'diffusers':>10s} {'ratio':>7s} {'fused':>7s}   scheduler")
     for name, scheduler in PAIRS.items():
         plan = build(name, process, STEPS, "uniform")
         noise = torch.randn(SHAPE)
 
-        def ours(plan=plan, noise=noise) -> int:
+        def ours(fused: bool = False, plan=plan, noise=noise) -> int:
             # A stored noise: what drawing it costs is timed apart, below.
-            sample(plan, lambda x, t: eps, x, noise=lambda draw: noise)
+            sample(plan, lambda x, t: eps, x, noise=lambda draw: noise, fused=fused)
             return plan.nfe
 
         def theirs(scheduler=scheduler) -> int:
@@ -71,8 +71,8 @@ def main() -> None:
                 state = scheduler.step(eps, t, state).prev_sample
             return len(scheduler.timesteps)
 
-        a, b = per_row(ours), per_row(theirs)
-        print(f"{name:12s} {a:9.0f} {b:10.0f} {a / b:7.3f}   {type(scheduler).__name__}")
+        a, f, b = per_row(ours), per_row(lambda ours=ours: ours(fused=True)), per_row(theirs)
+        print(f"{name:12s} {a:9.0f} {f:7.0f} {b:10.0f} {a / b:7.3f} {f / b:7.3f}   {type(scheduler).__name__}")
     own = per_row(lambda: len([normal(0, draw, range(SHAPE[0]), SHAPE[1:]) for draw in range(5)]))
     plain = per_row(lambda: len([torch.randn(SHAPE) for _ in range(5)]))
     print(f"one draw of noise (inside the step in diffusers' DDPM): ours {own:.0f} µs, torch.randn {plain:.0f} µs")

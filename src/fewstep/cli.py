@@ -16,6 +16,7 @@ import click
 
 from . import grids, profiles, schedules, solvers
 from .errors import UserError, unknown
+from .files import write_atomically
 from .plan import Plan, difference
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
@@ -36,9 +37,15 @@ batch_ = click.option(
     "--batch-size", default=256, type=click.IntRange(1), help="Samples per network call; changes no sample."
 )
 
+
+def _also(solver: str) -> str:
+    names = [alias for alias, name in solvers.ALIASES.items() if name == solver]
+    return f"; also {', '.join(names)}" if names else ""
+
+
 KINDS = {
     "solvers": lambda: [
-        (s.name, f"{s.title}; order {s.order}, on {s.default_grid} by default ({s.reference})")
+        (s.name, f"{s.title}; order {s.order}, on {s.default_grid} by default ({s.reference}){_also(s.name)}")
         for s in solvers.SOLVERS.values()
     ],
     "grids": lambda: [(name, _first_line(function)) for name, function in grids.GRIDS.items()],
@@ -136,7 +143,7 @@ def sample(
 
     model = models.load(setting.model)
     images = _generate(setting, plan, model, samples, seed, batch_size)
-    models.checkpoints.write_atomically(out, lambda path: _write_images(path, images, out.suffix))
+    write_atomically(out, lambda path: _write_images(path, images, out.suffix))
     click.echo(f"{out}: {samples} samples, {solver}, {plan.nfe} network calls, seed {seed}")
 
 

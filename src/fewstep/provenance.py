@@ -38,10 +38,10 @@ __all__ = ["OUTSIDE", "ROOT", "cell_key", "device_name", "package_versions", "re
 ROOT = Path(os.environ.get("FEWSTEP_ROOT") or Path(__file__).resolve().parents[2])
 """The clone that holds the notebooks, the weights and the records (``FEWSTEP_ROOT`` names another one)."""
 
-OUTSIDE = frozenset(f"fewstep.{name}" for name in ("results", "provenance", "figures", "cli", "errors"))
+OUTSIDE = frozenset(f"fewstep.{name}" for name in ("results", "provenance", "figures", "cli", "errors", "files"))
 """Modules that determine no number: a change of the records' layout, a plot or a message makes nothing stale."""
 
-REGISTRY = ("SOLVERS", "_table")
+REGISTRY = ("SOLVERS", "ALIASES", "FIRST_ORDER", "RISING", "DDIM_LAST", "_table")
 """The names in ``fewstep.solvers`` that list the solvers."""
 
 PACKAGES = ("torch", "diffusers", "torch-fidelity", "numpy", "scipy")
@@ -106,13 +106,11 @@ def _code_cells(notebook: Path) -> list[ast.Module]:
 
 def _solver(name: str) -> tuple[str, dict[str, Any]]:
     """The module of a solver, and its entry in the registry less what is only said about it."""
-    from .solvers import SOLVERS
+    from .solvers import get
 
-    if name not in SOLVERS:
-        raise unknown("solver", name, SOLVERS)
-    entry = SOLVERS[name]
+    entry = get(name)
     values = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
-    return entry.module, {key: value for key, value in values.items() if key not in ("title", "reference")}
+    return entry.module, {key: value for key, value in values.items() if key not in ("title", "reference", "rules")}
 
 
 def _path(module: str, root: Path) -> Path | None:

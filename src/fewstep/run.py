@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -34,6 +35,7 @@ def sample(
     dtype: torch.dtype = torch.float32,
     autocast: torch.dtype | None = None,
     hook: Hook | None = None,
+    fused: bool = False,
 ) -> Tensor:
     """Run ``plan`` from the start states ``x``.
 
@@ -49,6 +51,8 @@ def sample(
         dtype: of states and combinations (float64 to verify).
         autocast: run the network under autocast in this dtype.
         hook: see :data:`Hook`.
+        fused: form each row by one kernel of ``torch.compile`` (a C++ compiler or a GPU is needed, and some seconds for
+            each new number of operands) instead of one in-place operation for each operand.
 
     Returns:
         The state at ``plan.times[-1]``, shape of ``x``, dtype ``dtype``.
@@ -56,10 +60,10 @@ def sample(
     Raises:
         UserError: if the model returns another shape, or anything that is not finite (said with call and time).
     """
-    result = _execute(plan, model, x, seed, ids, noise, dtype, autocast, hook, check=False)
+    result = _execute(plan, model, x, seed, ids, noise, dtype, autocast, hook, fused, check=False)
     if not torch.isfinite(result).all():
         # The loop does not look at values, since that would stall a GPU at every call. Run it again and look.
-        _execute(plan, model, x, seed, ids, noise, dtype, autocast, hook, check=True)
+        _execute(plan, model, x, seed, ids, noise, dtype, autocast, hook, fused, check=True)
         raise UserError("the result is not finite although every network output is: the plan's weights overflow")
     return result
 
@@ -74,6 +78,7 @@ def _execute(
     dtype: torch.dtype,
     autocast: torch.dtype | None,
     hook: Hook | None,
+    fused: bool,
     check: bool,
 ) -> Tensor:
     if noise is None:
@@ -83,6 +88,7 @@ def _execute(
             return normal(seed, draw + 1, numbers, x.shape[1:], dtype, x.device)
 
     times = torch.as_tensor(plan.times, dtype=dtype).to(x.device)[:, None].expand(-1, len(x)).unbind()
+    weights = _weights(plan, dtype, x.device) if fused else None
     slots: list[Tensor | None] = [None] * plan.slots
     state = x.to(dtype, copy=True)
     last = len(plan.rows) - 1
@@ -91,7 +97,10 @@ def _execute(
             stack.enter_context(torch.autocast(x.device.type, dtype=autocast))
         for number, row in enumerate(plan.rows):
             if number:
-                state = _combine(row.terms, row.in_place, slots)
+                if weights is None:
+                    state = _combine(row.terms, row.in_place, slots)
+                else:
+                    state = _fused()(weights[number], [slots[slot] for slot, _ in row.terms], row.in_place)
                 for draw, weight in row.noises:
                     state.add_(noise(draw).to(state), alpha=weight)
             if hook is not None:
@@ -124,6 +133,26 @@ def _combine(terms: Sequence[tuple[int, float]], in_place: bool, slots: list[Ten
         assert operand is not None
         state.add_(operand, alpha=weight)
     return state
+
+
+def _weights(plan: Plan, dtype: torch.dtype, device: torch.device) -> Sequence[Tensor]:
+    """The weights of every row as tensors: as numbers, each would be compiled into a kernel of its own."""
+    table = torch.zeros(len(plan.rows), max(len(row.terms) for row in plan.rows), dtype=dtype)
+    for weights, row in zip(table, plan.rows, strict=True):
+        weights[: len(row.terms)] = torch.tensor([weight for _, weight in row.terms], dtype=dtype)
+    return table.to(device).unbind()
+
+
+@functools.cache
+def _fused() -> Callable[[Tensor, list[Tensor | None], bool], Tensor]:
+    return torch.compile(_weighted_sum)
+
+
+def _weighted_sum(weights: Tensor, operands: list[Tensor], in_place: bool) -> Tensor:
+    total = weights[0] * operands[0]
+    for k in range(1, len(operands)):
+        total = total + weights[k] * operands[k]
+    return operands[0].copy_(total) if in_place else total
 
 
 def _own(eps: Tensor, state: Tensor) -> Tensor:

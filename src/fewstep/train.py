@@ -23,7 +23,7 @@ from tqdm import trange
 
 from .data import Dataset
 from .errors import UserError
-from .models.checkpoints import write_atomically
+from .files import write_atomically
 from .models.protocol import EpsModel, coefficients
 from .schedules import Process
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,10 @@ from typing import Any
 from torch import nn
 
 from ..errors import UserError, unknown
+from ..files import write_atomically
 from ..provenance import ROOT
 
-__all__ = ["FOLDER", "KINDS", "load", "manifest", "save", "sha256", "write_atomically"]
+__all__ = ["FOLDER", "KINDS", "load", "manifest", "save", "sha256"]
 
 FOLDER = ROOT / "data" / "checkpoints"
 """Where the shipped weights lie."""
@@ -47,31 +46,6 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it: a reader sees the old file or the new one.
-
-    Raises:
-        UserError: if the folder cannot be written to, or is full.
-    """
-    path = Path(path)
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        temporary.chmod(0o644)  # mkstemp's file is readable by its owner only
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; choose a folder with room and rights"
-        ) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def manifest(folder: Path | None = None) -> dict[str, dict[str, Any]]:
