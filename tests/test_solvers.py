@@ -27,7 +27,10 @@ from fewstep.solvers.pndm import f_pndm, ipndm, s_pndm
 
 DISCRETE, VP = linear_vp(), ContinuousVP()
 ALL = {name: make() for name, make in PROCESSES.items()}
-EXPONENTIAL = [n for n in SOLVERS if n not in ("euler", "rk4", "fon", "ddpm", "ddpm-beta-tilde", "ei-score")]
+LINEAR_PART = ("euler", "rk4", "fon", "ei-score")
+STOCHASTIC = [n for n in SOLVERS if build(n, VP, 20).stochastic]
+DETERMINISTIC = [n for n in SOLVERS if n not in STOCHASTIC]
+EXPONENTIAL = [n for n in DETERMINISTIC if n not in LINEAR_PART]
 """Deterministic solvers of dx̄/dρ = ε: they solve the linear part exactly."""
 
 
@@ -228,22 +231,21 @@ def slope(make, steps=(320, 640, 1280)):
     return float(np.log2(errors[-2] / errors[-1]))
 
 
-@pytest.mark.parametrize(
-    ("name", "order"),
-    [
-        ("ddim", 1), ("ei-eps", 1), ("ei-score", 1), ("euler", 1), ("rk4", 4), ("fon", 2), ("pndm-s", 2),
-        ("pndm-f", 2), ("pndm-prk", 2), ("ipndm-1", 1), ("ipndm-2", 2), ("ipndm-3", 2), ("ipndm-4", 2),
-        ("deis-tab0", 1), ("deis-tab1", 2), ("deis-tab2", 2), ("deis-tab3", 2), ("deis-rhoab0", 1),
-        ("deis-rhoab1", 2), ("deis-rhoab2", 2), ("deis-rhoab3", 2), ("deis-rhork-midpoint", 2),
-        ("deis-rhork-heun", 2), ("deis-rhork-kutta3", 3), ("deis-rhork-rk4", 4), ("edm-heun", 2), ("ge", 1),
-    ],
-)  # fmt: skip
-def test_order_of_convergence(name, order):
-    """On the quadratic grid. Equal-step weights, and a start of lower order, cap the multistep methods at 2."""
-    assert SOLVERS[name].order == order
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_order_of_convergence(name):
+    """On the quadratic grid. Equal-step weights, and a start or an end of lower order, cap the multistep methods at 2.
+
+    What is measured may exceed the order where the steps that cap it cross times at which ε hardly changes.
+    """
     solver = SOLVERS[name]
     found = slope(lambda n: solver.load()(VP, grids.quadratic(VP, n), **solver.options))
-    assert found > order - 0.25, found
+    assert found > solver.order - 0.25, found
+
+
+@pytest.mark.parametrize(("name", "most"), [("unipc-3", 2.5), ("ipndm-3", 2.5), ("deis-tab3", 2.5), ("dpmpp-3m", 2.5)])
+def test_what_caps_the_order_shows(name, most):
+    solver = SOLVERS[name]
+    assert slope(lambda n: solver.load()(VP, grids.quadratic(VP, n), **solver.options)) < most
 
 
 def test_equal_steps_give_the_classical_methods_their_order():

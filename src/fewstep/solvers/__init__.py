@@ -16,7 +16,7 @@ from ..errors import UserError, unknown
 from ..plan import Plan
 from ..schedules import Process
 
-__all__ = ["SOLVERS", "Solver", "build", "get"]
+__all__ = ["ALIASES", "SOLVERS", "Solver", "build", "get"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class Solver:
         default_grid: the grid that its authors prefer.
         reference: the equation it comes from.
         calls: calls per step.
-        extra: calls that n steps need beyond ``calls`` · n.
+        extra: calls that n steps need beyond ``calls`` · n (negative where the last steps take fewer).
         min_steps: the smallest number of steps.
         single_last: whether a last step to ρ = 0 takes one call only.
+        rules: how it starts and how it ends, in words.
         options: fixed keywords of the function.
     """
 
@@ -48,6 +49,7 @@ class Solver:
     extra: int = 0
     min_steps: int = 1
     single_last: bool = False
+    rules: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -81,49 +83,130 @@ class Solver:
         return steps
 
 
+FIRST_ORDER = "every step of first order"
+RISING = "first order at the start, rising"
+DDIM_LAST = "a last step to ρ = 0 is a DDIM step"
+
+
 def _table() -> dict[str, Solver]:
     rows = [
-        Solver("ddpm", "ddpm:ddpm", "DDPM", 1, "uniform", "DDPM, Algorithm 2"),
-        Solver("ddpm-beta-tilde", "ddpm:ddpm_beta_tilde", "DDPM (β̃)", 1, "uniform", "DDPM, Algorithm 2 and Eq. 7"),
-        Solver("ddim", "ddim:ddim", "DDIM", 1, "quadratic", "DDIM, Eq. 12"),
-        Solver("euler", "classical:euler", "Euler", 1, "quadratic", "score SDE, Eq. 13"),
-        Solver("rk4", "classical:rk4", "RK4", 4, "quadratic", "score SDE, Eq. 13", calls=4, single_last=True),
-        Solver("fon", "classical:fon", "FON", 2, "uniform", "PNDM, §3.2", extra=9, min_steps=4),
-        Solver("pndm-s", "pndm:s_pndm", "S-PNDM", 2, "uniform", "PNDM, App. A.3", extra=1, min_steps=2),
-        Solver("pndm-f", "pndm:f_pndm", "F-PNDM", 2, "uniform", "PNDM, Algorithm 2", extra=9, min_steps=4),
+        Solver("ddpm", "ddpm:ddpm", "DDPM", 1, "uniform", "DDPM, Algorithm 2", rules="no noise in a step to ρ = 0"),
         Solver(
-            "pndm-prk", "pndm:pseudo_runge_kutta", "pseudo RK", 2, "uniform", "PNDM, Eq. 13", calls=4, single_last=True
+            "ddpm-beta-tilde",
+            "ddpm:ddpm_beta_tilde",
+            "DDPM (β̃)",
+            1,
+            "uniform",
+            "DDPM, Algorithm 2 and Eq. 7",
+            rules="no noise in a step to ρ = 0",
         ),
-        Solver("ei-score", "deis:ei_score", "EI, score form", 1, "quadratic", "DEIS, Eq. 8"),
-        Solver("ei-eps", "deis:ei_eps", "EI, ε form", 1, "quadratic", "DEIS, Eq. 11"),
-        Solver("ge", "gradient_estimation:ge", "gradient estimation", 1, "log-linear", "Permenter & Yuan, Algorithm 2"),
-        Solver("edm-heun", "edm:edm_heun", "EDM Heun", 2, "rho7", "EDM, Algorithm 1", calls=2, single_last=True),
+        Solver("ddim", "ddim:ddim", "DDIM", 1, "quadratic", "DDIM, Eq. 12", rules=FIRST_ORDER),
+        Solver("euler", "classical:euler", "Euler", 1, "quadratic", "score SDE, Eq. 13", rules=FIRST_ORDER),
+        Solver(
+            "rk4",
+            "classical:rk4",
+            "RK4",
+            4,
+            "quadratic",
+            "score SDE, Eq. 13",
+            calls=4,
+            single_last=True,
+            rules="each step for itself; a last step to ρ = 0 is an Euler step",
+        ),
+        Solver(
+            "fon",
+            "classical:fon",
+            "FON",
+            2,
+            "uniform",
+            "PNDM, §3.2",
+            extra=9,
+            min_steps=4,
+            rules="three Runge–Kutta steps, then four slopes with the weights of equal steps in t",
+        ),
+        Solver(
+            "pndm-s",
+            "pndm:s_pndm",
+            "S-PNDM",
+            2,
+            "uniform",
+            "PNDM, App. A.3",
+            extra=1,
+            min_steps=2,
+            rules="an improved Euler step, then the weights of equal steps in ρ",
+        ),
+        Solver(
+            "pndm-f",
+            "pndm:f_pndm",
+            "F-PNDM",
+            2,
+            "uniform",
+            "PNDM, Algorithm 2",
+            extra=9,
+            min_steps=4,
+            rules="three pseudo Runge–Kutta steps, then the weights of equal steps in ρ",
+        ),
+        Solver(
+            "pndm-prk",
+            "pndm:pseudo_runge_kutta",
+            "pseudo RK",
+            2,
+            "uniform",
+            "PNDM, Eq. 13",
+            calls=4,
+            single_last=True,
+            rules=f"each step for itself; {DDIM_LAST}",
+        ),
+        Solver("ei-score", "deis:ei_score", "EI, score form", 1, "quadratic", "DEIS, Eq. 8", rules=FIRST_ORDER),
+        Solver("ei-eps", "deis:ei_eps", "EI, ε form", 1, "quadratic", "DEIS, Eq. 11", rules=FIRST_ORDER),
+        Solver(
+            "ge",
+            "gradient_estimation:ge",
+            "gradient estimation",
+            1,
+            "log-linear",
+            "Permenter & Yuan, Algorithm 2",
+            rules="a DDIM step, then two outputs",
+        ),
+        Solver(
+            "edm-heun",
+            "edm:edm_heun",
+            "EDM Heun",
+            2,
+            "rho7",
+            "EDM, Algorithm 1",
+            calls=2,
+            single_last=True,
+            rules=f"each step for itself; {DDIM_LAST}",
+        ),
     ]
     rows += [
-        Solver(f"ipndm-{k}", "pndm:ipndm", f"iPNDM-{k}", min(k, 2), "uniform", "DEIS, App. H.2", options={"order": k})
+        Solver(
+            f"ipndm-{k}",
+            "pndm:ipndm",
+            f"iPNDM-{k}",
+            min(k, 2),
+            "uniform",
+            "DEIS, App. H.2",
+            rules=f"{RISING}; the weights of equal steps in ρ" if k > 1 else FIRST_ORDER,
+            options={"order": k},
+        )
         for k in (1, 2, 3, 4)
     ]
     rows += [
         Solver(
-            f"deis-tab{k}",
-            "deis:t_ab",
-            f"tAB{k}-DEIS",
+            f"deis-{short}ab{k}",
+            f"deis:{function}",
+            f"{title}AB{k}-DEIS",
             min(k + 1, 2),
             "quadratic",
-            "DEIS, Eq. 14",
+            reference,
+            rules=RISING if k else FIRST_ORDER,
             options={"order": k},
         )
-        for k in (0, 1, 2, 3)
-    ]
-    rows += [
-        Solver(
-            f"deis-rhoab{k}",
-            "deis:rho_ab",
-            f"ρAB{k}-DEIS",
-            min(k + 1, 2),
-            "quadratic",
-            "DEIS, Prop. 3",
-            options={"order": k},
+        for short, function, title, reference in (
+            ("t", "t_ab", "t", "DEIS, Eq. 14"),
+            ("rho", "rho_ab", "ρ", "DEIS, Prop. 3"),
         )
         for k in (0, 1, 2, 3)
     ]
@@ -137,14 +220,145 @@ def _table() -> dict[str, Solver]:
             "DEIS, Eq. 17",
             calls=calls,
             single_last=True,
+            rules=f"each step for itself; {DDIM_LAST}",
             options={"method": method},
         )
         for method, title, order, calls in (
             ("midpoint", "midpoint", 2, 2),
             ("heun", "Heun", 2, 2),
             ("kutta3", "Kutta3", 3, 3),
+            ("heun3", "Heun3", 3, 3),
             ("rk4", "RK4", 4, 4),
         )
+    ]
+    rows += [
+        Solver(
+            f"{name}-{k}{'s' if data else ''}",
+            "dpm_solver:dpm_solver_singlestep",
+            title.format(k),
+            k,
+            "uniform-lambda",
+            reference,
+            calls=k,
+            single_last=True,
+            rules=f"each step for itself; {DDIM_LAST}",
+            options={"orders": k, "data": data},
+        )
+        for name, data, title, reference in (
+            ("dpm-solver", False, "DPM-Solver-{}", "DPM-Solver, Algorithms 1 and 2"),
+            ("dpmpp", True, "DPM-Solver++({}S)", "DPM-Solver++, Algorithm 1"),
+        )
+        for k in (2, 3)
+    ]
+    rows += [
+        Solver(
+            "dpm-solver-fast",
+            "dpm_solver:dpm_solver_fast",
+            "DPM-Solver-fast",
+            2,
+            "uniform-lambda",
+            "DPM-Solver, §3.4",
+            calls=3,
+            extra=-3,
+            min_steps=2,
+            rules="third-order steps, then of lower order until the calls are spent",
+        )
+    ]
+    rows += [
+        Solver(
+            f"{name}-{k}m",
+            "dpm_solver:dpm_solver_multistep",
+            title.format(k),
+            2,
+            "uniform-lambda",
+            reference,
+            rules=f"{RISING}; {DDIM_LAST}",
+            options={"order": k, "data": data},
+        )
+        for name, data, title, reference in (
+            ("dpm-solver", False, "DPM-Solver({}M)", "DPM-Solver++, Algorithm 2, with ε"),
+            ("dpmpp", True, "DPM-Solver++({}M)", "DPM-Solver++, Algorithm 2"),
+        )
+        for k in (2, 3)
+    ]
+    rows += [
+        Solver(
+            f"unipc-{k}",
+            "unipc:unipc",
+            f"UniPC-{k}",
+            order,
+            "uniform-lambda",
+            "UniPC, Algorithms 1 and 2",
+            rules=f"{RISING}; the order falls again over the last steps, the last is not corrected",
+            options={"order": k},
+        )
+        for k, order in ((1, 2), (2, 2), (3, 2), (4, 2))
+    ]
+    rows += [
+        Solver(
+            "dpm2",
+            "ancestral:dpm2",
+            "DPM-2",
+            2,
+            "rho7",
+            "EDM, §3",
+            calls=2,
+            single_last=True,
+            rules=f"each step for itself; {DDIM_LAST}",
+        ),
+        Solver(
+            "dpm2-ancestral",
+            "ancestral:dpm2",
+            "DPM-2 ancestral",
+            1,
+            "rho7",
+            "k-diffusion",
+            calls=2,
+            single_last=True,
+            rules="no noise in a step to ρ = 0",
+            options={"eta": 1.0},
+        ),
+        Solver(
+            "dpmpp-2s-ancestral",
+            "ancestral:dpmpp_2s",
+            "DPM++ 2S ancestral",
+            1,
+            "rho7",
+            "k-diffusion",
+            calls=2,
+            single_last=True,
+            rules="no noise in a step to ρ = 0",
+            options={"eta": 1.0},
+        ),
+        Solver(
+            "dpmpp-sde",
+            "ancestral:dpmpp_sde",
+            "DPM++ SDE",
+            1,
+            "rho7",
+            "k-diffusion",
+            calls=2,
+            single_last=True,
+            rules=f"each step for itself; {DDIM_LAST}",
+        ),
+        Solver(
+            "dpmpp-2m-sde",
+            "ancestral:dpmpp_2m_sde",
+            "DPM++ 2M SDE",
+            1,
+            "rho7",
+            "DPM-Solver++, SDE form",
+            rules=f"{RISING}; {DDIM_LAST}",
+        ),
+        Solver(
+            "dpmpp-3m-sde",
+            "ancestral:dpmpp_3m_sde",
+            "DPM++ 3M SDE",
+            1,
+            "rho7",
+            "k-diffusion",
+            rules=f"{RISING}; {DDIM_LAST}",
+        ),
     ]
     return {row.name: row for row in rows}
 
@@ -152,11 +366,26 @@ def _table() -> dict[str, Solver]:
 SOLVERS: dict[str, Solver] = _table()
 """All solvers by name."""
 
+ALIASES = {
+    "euler-ancestral": "ddpm-beta-tilde",
+    "edm-euler": "ddim",
+    "dpm-solver-1": "ddim",
+    "lms-1": "ddim",
+    "lms-2": "deis-rhoab1",
+    "lms-3": "deis-rhoab2",
+    "lms-4": "deis-rhoab3",
+    "ipndm-v-2": "deis-rhoab1",
+    "ipndm-v-3": "deis-rhoab2",
+    "ipndm-v-4": "deis-rhoab3",
+}
+"""Other names of the same tables: k-diffusion's LMS and variable-step iPNDM are variable-step Adams–Bashforth in ρ."""
+
 
 def get(name: str) -> Solver:
-    """The solver called ``name``; UserError with the nearest names if there is none."""
+    """The solver called ``name``, by its own name or an alias; UserError with the nearest names if there is none."""
+    name = ALIASES.get(name, name)
     if name not in SOLVERS:
-        raise unknown("solver", name, SOLVERS)
+        raise unknown("solver", name, [*SOLVERS, *ALIASES])
     return SOLVERS[name]
 
 
@@ -185,7 +414,8 @@ def build(
     """
     solver = get(name)
     function = solver.load()
-    allowed = set(list(inspect.signature(function).parameters)[2:]) - set(solver.options)
+    parameters = list(inspect.signature(function).parameters)[2:]
+    allowed = set(parameters) - {"nfe"} - set(solver.options)
     for option in options:
         if option not in allowed:
             raise (
@@ -204,4 +434,6 @@ def build(
         needed = solver.nfe(len(times) - 1, clean_end=float(process.rho(times[-1])) == 0.0)
         if needed > nfe:
             raise UserError(f"{name} on this grid makes {needed} network calls, more than {nfe}")
+    if "nfe" in parameters:  # a solver that chooses its orders by the budget
+        options["nfe"] = nfe
     return function(process, times, **solver.options, **options)

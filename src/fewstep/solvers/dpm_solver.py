@@ -27,7 +27,7 @@ from ..grids import Grid, check, uniform_lambda
 from ..plan import Plan, Symbol, Tape
 from ..schedules import Process
 
-__all__ = ["dpm_solver_multistep", "dpm_solver_singlestep"]
+__all__ = ["dpm_solver_fast", "dpm_solver_multistep", "dpm_solver_singlestep"]
 
 Spacing = Callable[..., Grid]
 
@@ -168,3 +168,22 @@ def dpm_solver_singlestep(
         else:
             x = x + step.weight(1) / (r2 * step.h) * d2
     return tape.plan(x, times[-1])
+
+
+def dpm_solver_fast(process: Process, times: Grid, nfe: int | None = None) -> Plan:
+    """DPM-Solver-fast (DPM-Solver, §3.4): third-order steps, and at the end lower ones, so that all calls are spent.
+
+    n steps spend 3n − 3 calls (the last orders are 2, 1), 3n − 2 (1) or 3n − 1 (2).
+
+    Args:
+        nfe: the calls to spend, one of the three; by default the fewest.
+
+    Raises:
+        UserError: if n steps cannot spend them.
+    """
+    steps = len(times) - 1
+    spare = 0 if nfe is None else nfe - 3 * (steps - 1)
+    if not 0 <= spare <= 2 or (spare == 0 and steps < 2):
+        raise UserError(f"DPM-Solver-fast spends {3 * steps - 3} to {3 * steps - 1} calls in {steps} steps, got {nfe}")
+    orders = [3] * (steps - 2) + [2, 1] if spare == 0 else [3] * (steps - 1) + [spare]
+    return dpm_solver_singlestep(process, times, orders)
