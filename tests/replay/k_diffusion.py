@@ -6,7 +6,10 @@ import re
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from fewstep.adaptive.dpm_solver import PID, dpm_solver_adaptive, rms
 from fewstep.plan import Plan
 from fewstep.solvers import ancestral
 from fewstep.solvers.ddim import ddim
@@ -17,12 +20,37 @@ from fewstep.solvers.edm import edm_heun
 from .problem import EDM, Problem, Run, replay
 
 
+def _adaptive(p: Problem, info) -> Run:
+    """k-diffusion's program evaluates the model again where it stood before a rejected step: one call more for each."""
+
+    def calls() -> tuple[Tensor, int]:
+        found = dpm_solver_adaptive(
+            EDM,
+            p.model(EDM),
+            80.0 * p.x_T,
+            info["order"],
+            atol=info["atol"],
+            rtol=info["rtol"],
+            h=info["h_init"],
+            controller=PID(info["order"]),
+            norm=rms,
+            t_start=80.0,
+            t_end=0.002,
+            dtype=torch.float64,
+        )
+        return found.x, found.nfe + found.rejected
+
+    return calls
+
+
 def _k_diffusion(p: Problem, run: str, n: int, info, data) -> Run | None:
     if run.startswith("dpm_fast"):
         m = n // 3 + 1
         orders = [3] * (m - 2) + [2, 1] if n % 3 == 0 else [3] * (m - 1) + [n % 3]
         return replay(p, dpm_solver_singlestep(EDM, np.geomspace(80, 0.002, m + 1), orders), p.model(EDM), 80.0)
-    if "sigmas" not in data or "adaptive" in run:
+    if run.startswith("dpm_adaptive"):
+        return _adaptive(p, info)
+    if "sigmas" not in data:
         return None
     sigmas = data["sigmas"].astype(float)
     eta = float(m[1]) if (m := re.search(r"eta(\d)", run)) else 0.0
