@@ -438,14 +438,13 @@ def _planned(path: Path, changed_ns: int) -> dict[str, dict[str, dict[str, dict[
 
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-        content.pop("shared", None)  # a place for YAML anchors
+        if isinstance(content, dict):
+            content.pop("shared", None)  # a place for YAML anchors
         document = TypeAdapter(dict[Name, dict[Name, _Experiment]]).validate_python(content)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    except AttributeError:
-        raise UserError(f"{path}: profiles by name are needed") from None
     except ValidationError as error:
         raise UserError(f"{path}: {_complaint(error)}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, or a date that does not exist
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     return {
         profile: {
             name: {cell: {**experiment.parameters, **parameters} for cell, parameters in experiment.cells.items()}
