@@ -31,7 +31,7 @@ def analytic_dpm(
 
     A step of :func:`~fewstep.solvers.ddim.ddim` takes :math:`\hat x_0` for the data and forgets that the data vary
     given :math:`x_t`, by :math:`v = \rho_t^2(1 - E\lVert\varepsilon\rVert^2/d)` per dimension on average. The Gaussian
-    nearest to the true reverse step (Kullback–Leibler divergence) has the same mean and, in :math:`\bar x`, the variance
+    nearest to the true reverse step (Kullback–Leibler) has the same mean and, in :math:`\bar x`, the variance
 
     .. math::
 
