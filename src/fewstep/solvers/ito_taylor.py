@@ -45,8 +45,9 @@ def quasi_taylor(process: Process, times: Grid, order: int = 2) -> Plan:
         A = 1 + \tfrac h2\beta + \tfrac{h^2}4\left(\tfrac12\beta^2 - \dot\beta\right), \qquad
         B = \frac1\sigma\left(-\tfrac h2\beta + \tfrac{h^2}4\left(\dot\beta - \frac{\beta^2}{2\sigma^2}\right)\right) .
 
-    p = 1 is Euler's method; p → ∞ is DDIM as long as h is smaller than the distance of t to the clean end, where σ has
-    a branch point. A step to ρ = 0 is therefore a DDIM step.
+    p = 1 is Euler's method (on the labels of a discrete process, with the slopes of the smooth curve through them);
+    p → ∞ is DDIM as long as h is smaller than the distance of t to the clean end, where σ has a branch point. A step to
+    ρ = 0 is therefore a DDIM step.
 
     Args:
         order: p, the power of h after which the series are cut off, 1 to 3.
