@@ -58,7 +58,7 @@ def distance_descent(process: Process, times: Grid, steps: Sequence[float] | Non
 
     .. math:: \bar x_{k+1} = \bar x_k - \eta_k\,\nabla\tfrac12 d^2_{\sigma_k}(\bar x_k) .
 
-    η = 1 would jump to the denoised value. The default :math:`\eta_k = 1 - \sigma_{k+1}/\sigma_k` shrinks the distance as
+    η = 1 would jump to the denoised value. The default, :math:`1 - \sigma_{k+1}/\sigma_k`, shrinks the distance as
     fast as the grid shrinks σ, wherever the gradient is the offset from the nearest point. It makes this DDIM.
 
     Args:
