@@ -8,12 +8,14 @@ import re
 import numpy as np
 from torch import Tensor
 
-from fewstep import grids, schedules
+from fewstep import schedules
 from fewstep.solvers.edm import edm_heun, edm_rk
 
 from .problem import EDM, Case, Problem, Run, replay
 
-PUBLISHED = schedules.ContinuousVP(), schedules.BrownianVE()
+VP, VE = schedules.ContinuousVP(), schedules.BrownianVE()
+RANGES = {"vp": VP.rho([1e-3, 1.0]), "ve": (0.02, 100.0), "iddpm": (0.002, 81.0), "edm": (0.002, 80.0)}
+"""The range of noise levels that each column of the paper's table has."""
 
 
 class _FittedVP(schedules.ContinuousVP):
@@ -36,21 +38,20 @@ def fitted_vp(low: float, high: float, epsilon: float) -> schedules.ContinuousVP
 
 
 def _levels(grid: str, n: int, info) -> np.ndarray:
-    """The n noise levels of an ablation run, each rule with its own published range; then 0."""
-    vp, ve = PUBLISHED
+    """The n noise levels of an ablation run, then 0."""
+    low, high = RANGES[grid]
     if grid == "vp":
-        inner = vp.rho(grids.uniform(vp, n - 1, t_end=info["epsilon_s"]))
+        inner = VP.rho(np.linspace(1.0, info["epsilon_s"], n))
     elif grid == "ve":
-        inner = ve.rho(np.geomspace(100.0**2, 0.02**2, n))
+        inner = np.geomspace(high, low, n)
     elif grid == "iddpm":
         # The program rounds halves to even; the paper rounds them up.
         labels = np.arange(info["M"] - 1.0, -1.0, -1.0)
         levels = schedules.cosine_vp(info["M"], info["C_2"], 1 - info["C_1"]).rho(labels)
-        levels = levels[(levels >= 0.002) & (levels <= 81)]
-        return np.append(levels[np.round((len(levels) - 1) / (n - 1) * np.arange(n)).astype(int)], 0.0)
+        levels = levels[(levels >= low) & (levels <= high)]
+        inner = levels[np.round((len(levels) - 1) / (n - 1) * np.arange(n)).astype(int)]
     else:
-        p = 1 / info["rho"]
-        inner = np.linspace(80**p, 0.002**p, n) ** info["rho"]
+        inner = np.linspace(high ** (1 / info["rho"]), low ** (1 / info["rho"]), n) ** info["rho"]
     return np.append(inner, 0.0)
 
 
@@ -61,8 +62,8 @@ def _ablation(run: str, n: int, info):
         return None
     sigmas = _levels(found[2], n, info)
     clock = {
-        "vp": lambda: fitted_vp(sigmas[-2], sigmas[0], info["epsilon_s"]),
-        "ve": lambda: PUBLISHED[1],
+        "vp": lambda: fitted_vp(*RANGES[found[2]], info["epsilon_s"]),
+        "ve": lambda: VE,
         "linear": lambda: EDM,
     }[found[3]]()
     return sigmas, clock, 1 if found[1] == "euler" else 2, float(found[5])
@@ -94,8 +95,9 @@ def _rounding_noise(p: Problem, case: Case, x: Tensor) -> bool:
     if not ablation:
         return False
     sigmas, clock, order, alpha = ablation
-    size, responses = 1e-5, []
+    responses = []
     for s in sigmas[:-1]:
+        size = 1e-5 * (1 + s)
         churn = case.steps * (np.hypot(1.0, size / s) - 1.0)
         plan = edm_rk(EDM, sigmas, order, alpha, clock, churn, s, s)
         responses.append((replay(p, plan, p.model(EDM), sigmas[0])()[0] - x).flatten().numpy() / size)
