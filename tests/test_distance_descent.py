@@ -1,12 +1,15 @@
-"""The smoothed-distance view: its gradient is σ ε*, and descending it is DDIM."""
+"""The smoothed-distance view: its gradient is σ ε*, and descending it is DDIM; and the authors' schedules."""
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from replay.gradient_estimation import labels
 
 from fewstep import grids
 from fewstep.errors import UserError
@@ -89,3 +92,18 @@ def test_the_step_is_exact_for_one_point():
 def test_refusals(steps):
     with pytest.raises(UserError, match="3 step sizes"):
         distance_descent(EDM(), np.array([3.0, 2.0, 1.0, 0.5]), steps)
+
+
+def test_the_authors_schedules_are_the_rules_that_are_stated():
+    """Log-linear, DDIM, DDIM with an offset, and EDM levels: the labels recorded in the golden vectors."""
+    folder, program = Path(__file__).parent / "golden", "gradient-estimation-sampler"
+    data, compared = np.load(folder / f"{program}.npz"), 0
+    for run, about in json.loads((folder / "settings.json").read_text())["repos"][program]["runs"].items():
+        for n in about["n"]:
+            recorded = data[f"{run}__nfe{n}__timesteps"]
+            found = labels(run, about["settings"], int(n))[:-1]
+            assert found.shape == recorded.shape
+            # Single precision may round to the next label.
+            assert np.abs(found - recorded).max() <= (1 if run.endswith("f32") else 0), run
+            compared += 1
+    assert compared >= 40
