@@ -27,7 +27,7 @@ settings.register_profile(
 settings.register_profile("nightly", max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-APPROXIMATE = ("euler", "rk4", "fon", "ei-score")
+APPROXIMATE = ("euler", "rk4", "fon", "ei-score", "reverse-diffusion-ode", "quasi-taylor")
 """Deterministic solvers that discretise the linear part too, or freeze the score: inexact for a constant ε."""
 
 

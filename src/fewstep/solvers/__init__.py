@@ -207,8 +207,10 @@ def _table() -> dict[str, Solver]:
         for short, function, title, reference in (
             ("t", "t_ab", "t", "DEIS, Eq. 14"),
             ("rho", "rho_ab", "ρ", "DEIS, Prop. 3"),
+            ("lambda", "lambda_ab", "λ", "diffusers' DEIS"),
         )
         for k in (0, 1, 2, 3)
+        if k or short != "lambda"
     ]
     rows += [
         Solver(
@@ -360,6 +362,75 @@ def _table() -> dict[str, Solver]:
             rules=f"{RISING}; {DDIM_LAST}",
         ),
     ]
+    rows += [
+        Solver(
+            "plms",
+            "plms:plms",
+            "PLMS",
+            2,
+            "uniform",
+            "latent diffusion",
+            extra=1,
+            min_steps=1,
+            rules="a pseudo improved-Euler step, then rising; the weights of equal steps in ρ",
+        ),
+        Solver(
+            "sde-dpm-solver-2m",
+            "sde_dpm_solver:sde_dpm_solver_multistep",
+            "SDE-DPM-Solver(2M)",
+            1,
+            "uniform-lambda",
+            "DPM-Solver++, SDE form with ε",
+            rules=f"{RISING}; {DDIM_LAST}",
+            options={"order": 2, "data": False},
+        ),
+        Solver(
+            "euler-maruyama",
+            "score_sde:euler_maruyama",
+            "Euler–Maruyama",
+            1,
+            "quadratic",
+            "score SDE, Eq. 6",
+            rules="the last step without noise",
+        ),
+        Solver(
+            "reverse-diffusion",
+            "score_sde:reverse_diffusion",
+            "reverse diffusion",
+            1,
+            "quadratic",
+            "score SDE, Eq. 46",
+            rules="the last step without noise",
+        ),
+        Solver(
+            "reverse-diffusion-ode",
+            "score_sde:reverse_diffusion",
+            "reverse diffusion, ODE",
+            1,
+            "quadratic",
+            "score SDE, Eq. 46",
+            rules=FIRST_ORDER,
+            options={"flow": True},
+        ),
+        Solver(
+            "quasi-taylor",
+            "ito_taylor:quasi_taylor",
+            "quasi-Taylor",
+            1,
+            "rho7",
+            "Tachibana et al.",
+            rules=f"each step for itself; {DDIM_LAST}",
+        ),
+        Solver(
+            "ito-taylor",
+            "ito_taylor:ito_taylor",
+            "Itô–Taylor",
+            1,
+            "rho7",
+            "Tachibana et al.",
+            rules="no noise in a step to ρ = 0",
+        ),
+    ]
     return {row.name: row for row in rows}
 
 
@@ -367,8 +438,10 @@ SOLVERS: dict[str, Solver] = _table()
 """All solvers by name."""
 
 ALIASES = {
+    "ancestral": "ddpm",
     "euler-ancestral": "ddpm-beta-tilde",
     "edm-euler": "ddim",
+    "edm-midpoint": "deis-rhork-midpoint",
     "dpm-solver-1": "ddim",
     "lms-1": "ddim",
     "lms-2": "deis-rhoab1",
