@@ -27,7 +27,7 @@ from fewstep.solvers.deis import lambda_ab, rho_ab
 from fewstep.solvers.dpm_solver import _prediction, _Step, dpm_solver_multistep, dpm_solver_singlestep
 from fewstep.solvers.edm import edm_heun
 from fewstep.solvers.plms import plms
-from fewstep.solvers.pndm import f_pndm, ipndm
+from fewstep.solvers.pndm import f_pndm, ipndm, pseudo_runge_kutta
 from fewstep.solvers.sde_dpm_solver import sde_dpm_solver_multistep
 from fewstep.solvers.unipc import unipc
 
@@ -91,7 +91,7 @@ def _labels(run: str, n: int) -> np.ndarray:
     offset = float(m[1]) if (m := re.search(r"off(\d)", run)) else 0.0
     rules: dict[str, Callable[[], np.ndarray]] = {
         "leading": lambda: np.arange(n)[::-1] * (1000 // n) + offset,
-        "trailing": lambda: np.round(1000 - np.arange(n) * (1000 / n)) - 1.0,
+        "trailing": lambda: np.round(np.arange(1000, 0, -1000 / n)) - 1.0,
         "linspace": lambda: np.round(np.linspace(0, 999, n))[::-1],
     }
     return rules[re.search("|".join(rules), run)[0]]().astype(float)  # type: ignore[index]
@@ -132,6 +132,8 @@ def _on_labels(p: Problem, run: str, n: int, info, data) -> Run | None:
         plan = ddim(process, times, float(run.split("eta")[1]))
     elif "skipprkTrue" in run:
         plan = plms(process, times)
+    elif len(times) == 4:  # F-PNDM's start alone
+        plan = pseudo_runge_kutta(process, times)
     else:
         plan = f_pndm(process, times)
     exact = replay(p, plan, p.model(DISCRETE))
@@ -230,8 +232,7 @@ def _noise_on_the_result(p: Problem, case: Case, x: Tensor) -> bool:
     """
     if not case.run.startswith("DDPM_trailing_fixed_large"):
         return False
-    last = np.round(1000 - (case.steps - 1) * 1000 / case.steps) - 1
-    extra = float(DISCRETE.sigma(last)) * p.noise[case.steps - 1]
+    extra = float(DISCRETE.sigma(_labels(case.run, case.steps)[-1])) * p.noise[case.steps - 1]
     return bool(np.abs((x + extra).numpy() - case.expected).max() < 1e-9 * np.abs(case.expected).max())
 
 
@@ -255,7 +256,7 @@ def _lambda_plan(run: str, n: int, config, process: schedules.Process, times: np
         skip = config["disable_corrector"] not in ("[]", [])
         return _unipc(process, times, order, kind, config["predict_x0"], 100 if lower else 0, skip)
     # Below 15 steps the program lowers the order at the end; ``euler_at_final`` lowers the last step only.
-    final = order if lower and n < 15 else int(config.get("euler_at_final", False))
+    final = order if lower and len(times) <= 15 else int(config.get("euler_at_final", False))
     if run.startswith("DEIS"):
         return lambda_ab(process, times, order - 1, final)
     algorithm, taylor = config["algorithm_type"], kind == "heun"
@@ -404,7 +405,7 @@ def _ipndm(p: Problem, run: str, n: int, info, data) -> Run:
 
 
 def _score_sde_ve(p: Problem, run: str, n: int, info, data) -> Run:
-    """Reverse diffusion of the VE process, which is DDPM's chain; Langevin steps with batch-mean norms before each step.
+    """Reverse diffusion of the VE process, which is DDPM's chain; a Langevin step before each step if asked for.
 
     The levels of the chain are in geometric progression; the network is told those at times from 1 to 1e-5 instead of
     0, and the score is its −ε over the level told.
