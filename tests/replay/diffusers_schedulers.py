@@ -6,7 +6,7 @@ sees. Where a noise level is no label's, the network is told the nearest label b
 
 from __future__ import annotations
 
-import itertools
+import functools
 import re
 from collections.abc import Callable, Sequence
 
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from fewstep import schedules
 from fewstep.plan import Plan, Symbol, Tape
-from fewstep.run import sample
 from fewstep.solvers import ancestral
 from fewstep.solvers import sde_dpm_solver as sde_module
 from fewstep.solvers import unipc as unipc_module
@@ -28,10 +27,12 @@ from fewstep.solvers.dpm_solver import _prediction, _Step, dpm_solver_multistep,
 from fewstep.solvers.edm import edm_heun
 from fewstep.solvers.plms import plms
 from fewstep.solvers.pndm import f_pndm, ipndm, pseudo_runge_kutta
+from fewstep.solvers.score_sde import predict, reverse_diffusion_step
 from fewstep.solvers.sde_dpm_solver import sde_dpm_solver_multistep
 from fewstep.solvers.unipc import unipc
 
 from .problem import DISCRETE, EDM, VP, Case, Problem, Run, Table, clipped, replay
+from .score_sde import _langevin, euler, ve_chain
 
 
 class Levels(schedules._VP):
@@ -200,40 +201,43 @@ class _Paired:
         return self.plan()
 
 
-def _mispaired(p: Problem, case: Case, x: Tensor) -> bool:
+def _mispaired(p: Problem, run: str, n: int, info, data) -> Run | None:
     """DDIM and PNDM move by ⌊1000/n⌋ labels, whatever the distance to the label at which they call next.
 
     With ``linspace`` labels, and with ``trailing`` ones if n does not divide 1000, a state at noise level t − ⌊1000/n⌋
     is then given to the network, and to the next step, as one at the level of another label: no sampler of the
     papers, on any grid, does that. Over a ``linspace`` run the slips add up to 999 − (n − 1)⌊1000/n⌋ labels. PNDM's
     first Runge–Kutta stage has the same slip for an odd ⌊1000/n⌋. Ours has the labels of the run, and each step ends
-    where the next begins. The check follows the program's own pairing.
+    where the next begins. Here the program's own pairing is followed.
     """
-    if not case.run.startswith(("DDIM", "PNDM")):
-        return False
-    program = _Paired(_table(p, case.run), _labels(case.run, case.steps), 1000 // case.steps)
-    if case.run.startswith("DDIM"):
-        plan = program.ddim(float(case.run.split("eta")[1]))
+    labels, stride = _labels(run, n), 1000 // n
+    if not run.startswith(("DDIM", "PNDM")) or (
+        _consistent(labels, stride) and ("skipprkFalse" not in run or stride % 2 == 0)
+    ):
+        return None
+    program = _Paired(_table(p, run), labels, stride)
+    if run.startswith("DDIM"):
+        plan = program.ddim(float(run.split("eta")[1]))
     else:
-        plan = program.plms() if "skipprkTrue" in case.run else program.f_pndm()
-    return _close(replay(p, plan, p.model(DISCRETE)), case)
+        plan = program.plms() if "skipprkTrue" in run else program.f_pndm()
+    return replay(p, plan, p.model(DISCRETE))
 
 
-def _close(run: Run, case: Case) -> bool:
-    x, calls = run()
-    error = np.abs(x.numpy() - case.expected).max() / np.abs(case.expected).max()
-    return bool(error < case.tolerance) and calls == case.calls
-
-
-def _noise_on_the_result(p: Problem, case: Case, x: Tensor) -> bool:
+def _noise_on_the_result(p: Problem, run: str, n: int, info, data) -> Run | None:
     """diffusers' DDPM adds noise whenever its label is positive, even in the step to ᾱ = 1.
 
-    DDPM's Algorithm 2 has z = 0 there: with trailing labels and the larger variance its result is ours plus √β z.
+    DDPM's Algorithm 2 has z = 0 there: where the last label is not 0, the result with the larger variance is ours plus
+    √β z.
     """
-    if not case.run.startswith("DDPM_trailing_fixed_large"):
-        return False
-    extra = float(DISCRETE.sigma(_labels(case.run, case.steps)[-1])) * p.noise[case.steps - 1]
-    return bool(np.abs((x + extra).numpy() - case.expected).max() < 1e-9 * np.abs(case.expected).max())
+    if not run.startswith("DDPM") or "fixed_large" not in run or _labels(run, n)[-1] == 0.0:
+        return None
+    exact = _on_labels(p, run, n, info, data)
+
+    def noisy() -> tuple[Tensor, int]:
+        x, calls = exact()
+        return x + float(DISCRETE.sigma(_labels(run, n)[-1])) * p.noise[n - 1], calls
+
+    return noisy
 
 
 # Solvers in λ: DEIS, DPM-Solver, UniPC
@@ -331,22 +335,21 @@ class _Slipped(sde_module._NoisyStep):
         return super().weight(k) - (self.h**2 if k == 2 else 0.0)
 
 
-def _sign_of_the_curvature(p: Problem, case: Case, x: Tensor) -> bool:
+def _sign_of_the_curvature(p: Problem, run: str, n: int, info, data) -> Run | None:
     """SDE-DPM-Solver++ of order 3 subtracts ½ in the weight of its second difference D₂, where ½ must be added.
 
     With h' = 2h the weight of D₂, in units of h, is ½ − (h' − 1 + e^{−h'})/h'², which vanishes with h like h'/6, and is
     k-diffusion's. The program's −½ − … tends to −1, so that it is off by −D₂ = O(h²) in every step: of first order
-    in effect. The check gives our solver that weight.
+    in effect. Here our solver is given that weight.
     """
-    if not case.run.startswith("DPMmulti_sde-dpmsolver++_order3"):
-        return False
+    if not run.startswith("DPMmulti_sde-dpmsolver++_order3"):
+        return None
     original = sde_module._NoisyStep
     sde_module._NoisyStep = _Slipped  # type: ignore[misc]
     try:
-        run = _in_lambda(p, case.run, case.steps, case.info, case.data)
+        return _in_lambda(p, run, n, info, data)
     finally:
         sde_module._NoisyStep = original  # type: ignore[misc]
-    return run is not None and _close(run, case)
 
 
 # Samplers on noise levels
@@ -401,68 +404,22 @@ def _ipndm(p: Problem, run: str, n: int, info, data) -> Run:
     return replay(p, ipndm(process, times, 4), model)
 
 
-# Score SDE
+def _score_sde(p: Problem, run: str, n: int, info, data) -> Run:
+    """The two schedulers of score SDE, whose choices are those of the authors' program: see that module.
 
-
-def _score_sde_ve(p: Problem, run: str, n: int, info, data) -> Run:
-    """Reverse diffusion of the VE process, which is DDPM's chain; a Langevin step before each step if asked for.
-
-    The levels of the chain are in geometric progression; the network is told those at times from 1 to 1e-5 instead of
-    0, and the score is its −ε over the level told.
+    VE takes noise levels of a table of n, scores at those of n times down to 1e-5, and a Langevin step with batch-mean
+    norms before each predictor's step; VP is Euler–Maruyama with steps of 1/n.
     """
-    network = p.model(EDM)
-    low, high, snr = info["sigma_min"], info["sigma_max"], info["snr"]
-    sigmas = np.append(np.geomspace(high, low, n), 0.0)
-    told = low * (high / low) ** np.linspace(1.0, info["sampling_eps"], n)
-    draws = iter(p.noise)
-
-    def model(x: Tensor, t: Tensor) -> Tensor:
-        k = int(np.argmin(np.abs(np.log(sigmas[:-1] / float(t[0])))))
-        return network(x, torch.full_like(t, told[k])) * (float(t[0]) / told[k])
-
-    def corrected() -> tuple[Tensor, int]:
-        x, calls = high * p.x_T, 0
-        for t, u in itertools.pairwise(sigmas.tolist()):
-            level = torch.full((len(x),), t, dtype=torch.float64)
-            for _ in range(info["correct_steps"]):
-                score, z = -model(x, level) / t, next(draws)
-                step = 2.0 * (snr * z.norm(dim=1).mean() / score.norm(dim=1).mean()) ** 2
-                x, calls = x + step * score + (2.0 * step) ** 0.5 * z, calls + 1
-            plan, z = ddpm(EDM, np.array([t, u])), next(draws)
-            x, calls = sample(plan, model, x, noise=lambda draw, z=z: z, dtype=torch.float64), calls + 1
-        return x, calls
-
-    return corrected if info["correct_steps"] else replay(p, ddpm(EDM, sigmas), model, high)
-
-
-def _euler_maruyama(process: schedules.ContinuousVP, times: Sequence[float], step: float, end: float) -> Plan:
-    """Euler–Maruyama on the reverse SDE: x ← x + ½βxh − βεh/σ + √(βh) z; the last z is left out."""
-    tape = Tape(process, times[0])
-    x, last = float(process.alpha(times[0])) * tape.x, len(times) - 1
-    for i, t in enumerate(times):
-        beta, sigma = -2.0 * float(process.dlog_alpha(t)), float(process.sigma(t))
-        e, z = tape.eval(x / float(process.alpha(t)), t), tape.noise()
-        x = (1.0 + 0.5 * beta * step) * x - (beta * step / sigma) * e
-        if i < last:
-            x = x + np.sqrt(beta * step) * z
-    return tape.plan(x / float(process.alpha(end)), end)
-
-
-def _score_sde_vp(p: Problem, run: str, n: int, info, data) -> Run:
-    times = np.linspace(1.0, 1e-3, n + 1).tolist()
-    return replay(p, _euler_maruyama(VP, times[:-1], (1.0 - 1e-3) / n, times[-1]), p.model(VP))
-
-
-def _steps_of_another_length(p: Problem, case: Case, x: Tensor) -> bool:
-    """The VP scheduler's n steps have length 1/n while its n times, both ends among them, are (1 − ε)/(n − 1) apart.
-
-    The network is thus asked at a time at which the state is not, by up to one step. Ours has n + 1 times and steps
-    from each to the next. The check takes the program's times and its step.
-    """
-    if not case.run.startswith("ScoreSdeVp"):
-        return False
-    n, times = case.steps, np.linspace(1.0, 1e-3, case.steps).tolist()
-    return _close(replay(p, _euler_maruyama(VP, times, 1.0 / n, times[-1]), p.model(VP)), case)
+    if run.startswith("ScoreSdeVp"):
+        step = functools.partial(reverse_diffusion_step, transition=euler(n))
+        return replay(p, predict(VP, np.append(np.linspace(1.0, 1e-3, n), 0.0), step), p.model(VP))
+    process, chain = schedules.VE(info["sigma_min"], info["sigma_max"]), ve_chain(n)
+    times = np.append(np.linspace(1.0, info["sampling_eps"], n), 0.0)
+    step = functools.partial(reverse_diffusion_step, transition=chain)
+    if not info["correct_steps"]:
+        return replay(p, predict(process, times, step), p.model(process), process.prior_std)
+    corrector = {"corrections": info["correct_steps"], "snr": info["snr"], "correct_start": True, "transition": chain}
+    return _langevin(p, process, times, p.model(process), process.prior_std, step, corrector)
 
 
 _FAMILIES = {
@@ -471,8 +428,7 @@ _FAMILIES = {
     ("Euler", "Heun", "LMS", "KDPM2"): _on_levels,
     ("EDM",): _edm,
     ("IPNDM",): _ipndm,
-    ("ScoreSdeVe",): _score_sde_ve,
-    ("ScoreSdeVp",): _score_sde_vp,
+    ("ScoreSde",): _score_sde,
 }
 
 
@@ -483,10 +439,22 @@ def _diffusers(p: Problem, run: str, n: int, info, data) -> Run | None:
     return None
 
 
+def as_programmed(p: Problem, run: str, n: int, info, data) -> Run | None:
+    """What the program computes where it is no sampler of the papers; None where the builder gives that."""
+    for slip in (_mispaired, _noise_on_the_result, _sign_of_the_curvature):
+        if (made := slip(p, run, n, info, data)) is not None:
+            return made
+    return None
+
+
 def _explained(p: Problem, case: Case, x: Tensor) -> bool:
-    """Whether the program's vector is one of those below."""
-    checks = (_mispaired, _noise_on_the_result, _sign_of_the_curvature, _steps_of_another_length)
-    return any(check(p, case, x) for check in checks)
+    """Whether the vector is that of :func:`as_programmed`, whose parts say what the program does instead."""
+    slip = as_programmed(p, case.run, case.steps, case.info, case.data)
+    if slip is None:
+        return False
+    found, calls = slip()
+    error = np.abs(found.numpy() - case.expected).max() / np.abs(case.expected).max()
+    return bool(error < case.tolerance) and calls == case.calls
 
 
 BUILDERS = {"diffusers": _diffusers}
