@@ -12,7 +12,6 @@ from fewstep.exact import GaussianMixture, reference
 from fewstep.plan import Plan, difference
 from fewstep.run import sample
 from fewstep.schedules import EDM, ContinuousVP, linear_vp
-from fewstep.solvers.ancestral import dpmpp_2m_sde, dpmpp_3m_sde
 from fewstep.solvers.ddim import ddim
 from fewstep.solvers.ddpm import ddpm_beta_tilde
 from fewstep.solvers.deis import _lambda_weights, lambda_ab, rho_rk
@@ -130,16 +129,33 @@ def test_without_noise_it_is_dpm_solver(process, data, order, taylor, final):
     assert same(one, dpm_solver_multistep(process, times, order, data, taylor, final))
 
 
-@pytest.mark.parametrize("eta", [0.3, 1.0])
-def test_data_form_is_k_diffusions_and_order_1_is_ddpm(eta):
-    times = grids.rho7(DISCRETE, 10)
-    for taylor in (False, True):
-        one = sde_dpm_solver_multistep(DISCRETE, times, 2, True, eta, taylor)
-        assert same(one, dpmpp_2m_sde(DISCRETE, times, eta, taylor))
-    three = sde_dpm_solver_multistep(DISCRETE, times, 3, True, eta, taylor=True)
-    assert same(three, dpmpp_3m_sde(DISCRETE, times, eta))
+def test_data_form_of_order_1_is_ddpm():
     times = grids.rho7(VP, 10)  # no clean end: DDPM's chain draws a noise that it does not use there
     assert same(sde_dpm_solver_multistep(VP, times, 1), ddpm_beta_tilde(VP, times))
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_straight_lines_in_lambda_are_integrated_exactly(order, eta):
+    """The last row's weights of ε or of x̂₀ = x̄ − ρε, applied to 1 and to λ, are the integrals by quadrature.
+
+    The row's noise has the variance of the linear SDE over the step: ∫ 2ηρ dρ, or ∫ 2η e^{−2(1+η)(h−s)} ρ² ds.
+    """
+    times = grids.rho7(VP, 7)
+    rho, lam, alpha = VP.rho(times), VP.lambda_(times), float(VP.alpha(times[-1]))
+    h = lam[-1] - lam[-2]
+    x, w = np.polynomial.legendre.leggauss(64)
+    at, w = lam[-2] + 0.5 * h * (1.0 + x), 0.5 * h * w
+    decay = np.exp(-(1.0 + eta) * (lam[-1] - at))
+    for data, density, spread in [
+        (True, (1.0 + eta) * decay, 2.0 * eta * decay**2 * np.exp(-2.0 * at)),
+        (False, -(1.0 + eta) * np.exp(-at), 2.0 * eta * np.exp(-2.0 * at)),
+    ]:
+        _, E, S = sde_dpm_solver_multistep(VP, times, order, data, eta, taylor=True).table()
+        row = E[-1] / alpha / (-rho[:-1] if data else 1.0)
+        for k in (0, 1):
+            assert row @ lam[:-1] ** k == pytest.approx((density * at**k) @ w, rel=1e-11)
+        assert (S[-1] @ S[-1]) / alpha**2 == pytest.approx(spread @ w, rel=1e-11)
 
 
 def variance(plan: Plan, data_std: float) -> float:

@@ -19,7 +19,7 @@ MATCHED = {
     "deis": 212,
     "derived_not_upstream": 74,
     "diff-sampler": 327,
-    "diffusers": 343,
+    "diffusers": 345,
     "dpm-solver": 253,
     "edm": 33,
     "fastdpm": 13,

@@ -116,6 +116,9 @@ MARKS = {
     "deis-rhoab1": Mark(PURPLE, "v", ":"),
     "deis-rhoab2": Mark(PURPLE, "s", "--"),
     "deis-rhoab3": Mark(PURPLE, "^"),
+    "deis-lambdaab1": Mark(ORANGE, "1", ":"),
+    "deis-lambdaab2": Mark(ORANGE, "2", "--"),
+    "deis-lambdaab3": Mark(ORANGE, "3"),
     "deis-rhork-midpoint": Mark(RED, "v", ":"),
     "deis-rhork-heun": Mark(RED, "o"),
     "deis-rhork-kutta3": Mark(RED, "D", "--"),
@@ -142,6 +145,15 @@ MARKS = {
     "dpmpp-sde": Mark(ORANGE, "s", "--"),
     "dpmpp-2m-sde": Mark(GREEN, "p", "--"),
     "dpmpp-3m-sde": Mark(GREEN, "P", ":"),
+    "plms": Mark(BLUE, "h", "-."),
+    "sde-dpm-solver-2m": Mark(SKY, "s", ":"),
+    "euler-maruyama": Mark(BROWN, "s", ":"),
+    "reverse-diffusion": Mark(GREY, "D", "--"),
+    "reverse-diffusion-ode": Mark(BROWN, "v", "-."),
+    "quasi-taylor": Mark(SKY, "h", "-."),
+    "ito-taylor": Mark(SKY, "p", "--"),
+    "analytic-ddpm": Mark(PURPLE, "s", ":"),
+    "analytic-ddim": Mark(PURPLE, "*", "-."),
 }
 """Colour, marker and line style of every solver, in all figures."""
 
@@ -272,8 +284,8 @@ Records = Iterable[Record | Recorder]
 """Records as :func:`fewstep.results.load` returns them, or the recorder that a notebook has just filled."""
 
 FAMILIES = {
-    "first order": ("ddim", "ddpm", "ddpm-beta-tilde", "euler", "ei-score", "ge"),
-    "pseudo numerical": ("ddim", "pndm-s", "pndm-f", "pndm-prk", "ipndm-2", "ipndm-3", "ipndm-4", "fon"),
+    "first order": ("ddim", "euler", "ei-score", "reverse-diffusion-ode", "quasi-taylor", "ge"),
+    "pseudo numerical": ("ddim", "pndm-s", "pndm-f", "pndm-prk", "plms", "ipndm-2", "ipndm-3", "ipndm-4", "fon"),
     "DEIS, multistep": (
         "ddim",
         "deis-tab1",
@@ -306,9 +318,18 @@ FAMILIES = {
         "dpmpp-3m",
     ),
     "UniPC": ("ddim", "unipc-1", "unipc-2", "unipc-3", "unipc-4"),
-    "SDE": (
+    "DEIS in λ": ("ddim", "deis-rhoab3", "deis-lambdaab1", "deis-lambdaab2", "deis-lambdaab3"),
+    "SDE, first order": (
         "ddim",
+        "ddpm",
         "ddpm-beta-tilde",
+        "euler-maruyama",
+        "reverse-diffusion",
+        "ito-taylor",
+    ),
+    "SDE, exponential": (
+        "ddim",
+        "sde-dpm-solver-2m",
         "dpm2-ancestral",
         "dpmpp-2s-ancestral",
         "dpmpp-sde",
