@@ -78,7 +78,7 @@ def _labelled(p: Problem, plan: Plan, labels: Sequence[float], scale: float, bar
 
         def model(x: Tensor, level: Tensor) -> Tensor:
             label = torch.full((len(x),), float(next(told)), dtype=torch.float64)
-            return network(x / float(np.hypot(1.0, level[0])) if bar else x, label)
+            return network(x / float(np.hypot(1.0, float(level[0]))) if bar else x, label)
 
         return replay(p, plan, model, scale)()
 
