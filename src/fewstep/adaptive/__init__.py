@@ -1,4 +1,4 @@
-"""Samplers that choose while they run: error-controlled solvers of the ODE, and correctors that size their own steps."""
+"""Samplers that choose while they run: error-controlled ODE solvers, and correctors that size their own steps."""
 
 from __future__ import annotations
 

@@ -54,7 +54,8 @@ def rk45(
         The samples, the number of network calls, and the times of the accepted steps.
 
     Raises:
-        UserError: for a tolerance that is not positive, or if the integrator fails.
+        UserError: for a tolerance that is not positive, a network output that is not finite, or if the integrator
+            fails.
     """
     if not (rtol > 0 and atol > 0):
         raise UserError(f"rtol and atol must be positive, got {rtol:g} and {atol:g}")
@@ -67,6 +68,8 @@ def rk45(
         calls += 1
         state = torch.as_tensor(flat).view(x.shape).to(x.device, dtype)
         out = model(state, torch.full((len(x),), t, dtype=dtype, device=x.device))
+        if not torch.isfinite(out).all():  # the integrator would shorten its step for ever
+            raise UserError(f"the model returned a value that is not finite at call {calls - 1} (t = {t:g})")
         return out.double().cpu().numpy().reshape(-1)
 
     def in_t(t: float, flat: np.ndarray) -> np.ndarray:
@@ -82,7 +85,7 @@ def rk45(
         state = state / float(process.alpha(start))
     span = tuple(float(process.rho(t)) for t in (start, end)) if in_rho else (start, end)
     found = solve_ivp(of_rho if in_rho else in_t, span, state, "RK45", rtol=rtol, atol=atol)
-    if not found.success or not np.isfinite(found.y[:, -1]).all():
+    if not found.success:
         raise UserError(f"the integrator failed: {found.message}")
     state = found.y[:, -1] * (float(process.alpha(end)) if in_rho else 1.0)
     times = np.array([start, *process.t_of_rho(found.t[1:-1]), end]) if in_rho else found.t
