@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from fewstep.models.protocol import clipped
 from fewstep.plan import Plan, Tape
 from fewstep.run import sample
 from fewstep.solvers.analytic_dpm import analytic_dpm, pixel_std
 from fewstep.solvers.ddim import ddim
 from fewstep.solvers.ddpm import ddpm, ddpm_beta_tilde
 
-from .problem import DISCRETE, Problem, Run, clipped, replay
+from .problem import DISCRETE, Problem, Run, replay
 
 FOLDER = Path(os.environ.get("FEWSTEP_GOLDEN") or Path(__file__).parents[1] / "golden")
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fewstep import schedules
+from fewstep.models.protocol import clipped
 from fewstep.plan import Plan, Symbol, Tape
 from fewstep.solvers import ancestral
 from fewstep.solvers import sde_dpm_solver as sde_module
@@ -31,7 +32,7 @@ from fewstep.solvers.score_sde import predict, reverse_diffusion_step
 from fewstep.solvers.sde_dpm_solver import sde_dpm_solver_multistep
 from fewstep.solvers.unipc import unipc
 
-from .problem import DISCRETE, EDM, VP, Case, Problem, Run, Table, clipped, replay
+from .problem import DISCRETE, EDM, VP, Case, Problem, Run, Table, replay
 from .score_sde import _langevin, euler, ve_chain
 
 

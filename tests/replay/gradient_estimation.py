@@ -6,9 +6,10 @@ import re
 
 import numpy as np
 
+from fewstep.models.protocol import clipped
 from fewstep.solvers.gradient_estimation import ge
 
-from .problem import DISCRETE, EDM, Problem, Run, clipped, replay
+from .problem import DISCRETE, EDM, Problem, Run, replay
 
 
 def _smalldiffusion(p: Problem, run: str, n: int, info, data) -> Run | None:

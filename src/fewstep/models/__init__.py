@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from .checkpoints import load, manifest, save
 from .features import FeatureNet
-from .protocol import EpsModel, coefficients, from_score, from_v, from_x0
+from .protocol import EpsModel, clipped, coefficients, from_score, from_v, from_x0, thresholded
 from .unet import UNet
 
 __all__ = [
     "EpsModel",
     "FeatureNet",
     "UNet",
+    "clipped",
     "coefficients",
     "from_score",
     "from_v",
@@ -18,4 +19,5 @@ __all__ = [
     "load",
     "manifest",
     "save",
+    "thresholded",
 ]
