@@ -7,6 +7,7 @@ is built into a network only after its hash was compared. Pickles are never read
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -113,7 +114,7 @@ def save(
     if shard_bytes is not None:
         files = [f"{name}-{i:05d}-of-{len(blobs):05d}.safetensors" for i in range(1, len(blobs) + 1)]
     for file, blob in zip(files, blobs, strict=True):
-        write_atomically(folder / file, lambda temporary, blob=blob: temporary.write_bytes(blob))
+        write_atomically(folder / file, functools.partial(Path.write_bytes, data=blob))
     digest = hashlib.sha256(b"".join(blobs)).hexdigest()
     entry = {"sha256": digest, "kind": kind, "config": model.config, "profile": profile, **facts}
     if shard_bytes is not None:
