@@ -1,5 +1,6 @@
 """Networks: the conversions between predictions, the U-Net's protocol, and what a checkpoint refuses."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fewstep import models, schedules
+from fewstep import models, profiles, schedules
 from fewstep.errors import UserError
 
 PROCESSES = [
@@ -124,6 +125,93 @@ def test_damaged_checkpoints_are_refused_in_one_line(tmp_path, damage, says):
     with pytest.raises(UserError, match=says) as caught:
         models.load("net", tmp_path)
     assert "make train" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def shards(folder, net="net"):
+    return sorted(path.name for path in folder.glob(f"{net}*.safetensors"))
+
+
+@pytest.fixture
+def in_shards(tmp_path, unet):
+    """A network as float16 in three shards."""
+    models.save("net", unet, "unet", "test", tmp_path, dtype=torch.float16, shard_bytes=40_000)
+    assert shards(tmp_path) == [f"net-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    return tmp_path
+
+
+def test_shards_hold_the_rounded_weights_and_stay_below_their_limit(in_shards, unet):
+    loaded = models.load("net", in_shards)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    for key, value in unet.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value.half().float()), key
+    assert all((in_shards / file).stat().st_size <= 40_000 for file in shards(in_shards))
+    entry = models.manifest(in_shards)["net.safetensors"]
+    blobs = [(in_shards / file).read_bytes() for file in shards(in_shards)]
+    assert entry["shards"] == {
+        file: hashlib.sha256(blob).hexdigest() for file, blob in zip(shards(in_shards), blobs, strict=True)
+    }
+    assert entry["sha256"] == hashlib.sha256(b"".join(blobs)).hexdigest()
+
+
+def test_saving_anew_leaves_no_old_shard(in_shards, unet):
+    models.save("other", unet, "unet", "test", in_shards, shard_bytes=100_000)
+    models.save("net", unet, "unet", "test", in_shards, dtype=torch.float16, shard_bytes=60_000)
+    assert shards(in_shards) == [f"net-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    models.save("net", unet, "unet", "test", in_shards)
+    assert shards(in_shards) == ["net.safetensors"]
+    assert all(models.load(name, in_shards).config == unet.config for name in ("net", "other"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.unlink(), r"cannot read checkpoint .*{}"),
+        (_cut, r"{} is truncated"),
+        (_flip, r"{} does not have the SHA-256"),
+    ],
+    ids=["missing", "truncated", "one bit"],
+)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_damaged_shard_is_named_in_one_line(in_shards, damage, says, number):
+    file = f"net-0000{number}-of-00003.safetensors"
+    damage(in_shards / file)
+    with pytest.raises(UserError, match=says.format(file)) as caught:
+        models.load("net", in_shards)
+    assert "make train" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written(tmp_path):
+    net = models.FeatureNet((1, 8, 8), 10, width=4, features=8)
+    with pytest.raises(UserError, match=r"the weight body\.5\.weight needs 2\d\d\d bytes; a shard of 2000"):
+        models.save("net", net, "features", "test", tmp_path, shard_bytes=2000)
+    net.head[1].bias.data[3] = 1e5
+    with pytest.raises(UserError, match=r"head\.1\.bias is not finite in torch\.float16"):
+        models.save("net", net, "features", "test", tmp_path, dtype=torch.float16)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_networks_for_cifar10_are_as_small_as_they_are_said_to_be():
+    with torch.device("meta"):
+        unet = models.UNet(**profiles.CIFAR10_UNET)
+        features = models.ResNet((3, 32, 32), 10)
+        eps = unet(torch.empty(2, 3, 32, 32), torch.empty(2))
+        assert eps.shape == (2, 3, 32, 32) and features(torch.empty(2, 3, 32, 32)).shape == (2, 10)
+    count = sum(p.numel() for p in unet.parameters())
+    assert 12e6 < count < 16e6 and 2 * count < 32e6
+    assert 2 * sum(t.numel() for t in features.state_dict().values()) < 10e6
+    attends = [block for block in unet.net.down_blocks if hasattr(block, "attentions")]
+    assert len(attends) == 1 and unet.config["attention"] == [1]  # of 32, 16 and 8 pixels, 16
+
+
+def test_resnet_round_trip(tmp_path):
+    net = models.ResNet((3, 16, 16), 10, widths=(4, 6, 8, 12))
+    net(torch.randn(8, 3, 16, 16))  # moves the running means
+    models.save("net", net, "resnet", "test", tmp_path, dtype=torch.float16)
+    loaded = models.load("net", tmp_path)
+    images = torch.randn(3, 3, 16, 16)
+    net.half().float().eval()
+    assert torch.equal(loaded.features(images), net.features(images)) and loaded.features(images).shape == (3, 12)
+    assert int(loaded.body[0][1].num_batches_tracked) == 1
 
 
 def test_unknown_checkpoints_and_kinds(tmp_path):

@@ -141,3 +141,148 @@ def test_the_classifier_learns_digits():
     )
     assert train.accuracy(result.model, held_out) > 0.5  # ten classes: guessing gives 0.1
     assert result.losses[-1] < result.losses[0]
+
+
+# --- what the larger networks need ---------------------------------------------------------------------------------
+
+FAST = {"batch": 4, "lr": 2e-3, "warmup": 5, "save_every": 50, "ema": 0.9, "ema_warmup": False, "flip": True}
+
+
+@pytest.fixture(scope="module")
+def pixels(images):
+    """The images as uint8, not symmetric."""
+    return data.to_uint8(images)
+
+
+def test_bfloat16_flips_and_8_bit_images_resume_too(tmp_path, pixels):
+    """Interrupted at a random step, and at another one after that."""
+    settings = train.Settings(steps=120, fast=True, **FAST)
+    whole = train.train_denoiser(build, pixels, PROCESS, settings, progress=False)
+    state = tmp_path / "state.safetensors"
+    random = np.random.default_rng()
+    for stop in (int(random.integers(51, 100)), int(random.integers(100, 120))):
+
+        def interrupt(done, stop=stop):
+            if done == stop:
+                raise Interrupted
+
+        with pytest.raises(Interrupted):
+            train.train_denoiser(build, pixels, PROCESS, settings, state, False, interrupt)
+    resumed = train.train_denoiser(build, pixels, PROCESS, settings, state, False)
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[key], value), key
+    assert resumed.losses == whole.losses and resumed.steps == 120 and resumed.finished
+
+
+def test_two_half_times_are_one(tmp_path, pixels, monkeypatch):
+    """A clock that shows one second per step: 150 seconds in one go, and cut by a limit into parts."""
+    now = [0.0]
+    draw = train.draw_batch
+
+    def tick(*arguments, **options):
+        now[0] += 1
+        return draw(*arguments, **options)
+
+    monkeypatch.setattr(train, "draw_batch", tick)
+    options = {"progress": False, "clock": lambda: now[0]}
+    settings = train.Settings(minutes=2.5, **FAST)
+    whole = train.train_denoiser(build, pixels, PROCESS, settings, **options)
+    assert whole.finished and whole.steps == 150 and whole.seconds == 150
+    state = tmp_path / "state.safetensors"
+    first = train.train_denoiser(build, pixels, PROCESS, settings, state, limit=80, **options)
+    assert not first.finished and first.steps == 100
+    second = train.train_denoiser(build, pixels, PROCESS, settings, state, **options)
+    assert second.finished and second.steps == 150 and second.losses == whole.losses
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[key], value), key
+    # Finished is finished; a longer time goes on from there.
+    again = train.train_denoiser(build, pixels, PROCESS, settings, state, **options)
+    assert again.steps == 150 and torch.equal(*(next(iter(part.model.parameters())) for part in (again, second)))
+    longer = train.train_denoiser(build, pixels, PROCESS, train.Settings(minutes=3, **FAST), state, **options)
+    assert longer.finished and longer.steps == 200  # a block of 50 is finished
+
+
+def test_learning_rate_follows_the_time():
+    settings = train.Settings(minutes=10, lr=1.0, warmup=0)
+    assert settings.lr_at(5, 300) == pytest.approx(0.5) and settings.lr_at(5, 0) == pytest.approx(1)
+    assert settings.lr_at(5, 600) == settings.lr_at(5, 700) == 0 and settings.spent(5, 300) == 0.5
+    for wrong in ({}, {"steps": 1, "minutes": 1.0}, {"minutes": 0.0}):
+        with pytest.raises(UserError):
+            train.Settings(**wrong)
+
+
+def test_an_average_without_warm_up_has_the_decay_that_was_asked_for(images):
+    """It starts at the weights of the first step."""
+    built, seen = [], []
+
+    def keep():
+        built.append(build())
+        return built[-1]
+
+    def look(done):
+        seen.append([p.detach().clone() for p in built[0].parameters()])
+
+    settings = train.Settings(steps=3, batch=4, warmup=0, lr=1e-2, ema=0.75, ema_warmup=False)
+    averaged = train.train_denoiser(keep, images, PROCESS, settings, None, False, look).model
+    for a, first, second, third in zip(averaged.parameters(), *seen, strict=True):
+        torch.testing.assert_close(a, 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third, rtol=0, atol=1e-6)
+
+
+def test_flips_mirror_about_half_of_the_images(pixels):
+    plain, t, z = train.draw_batch(pixels, PROCESS, 400, 1, 2)
+    flipped, t2, z2 = train.draw_batch(pixels, PROCESS, 400, 1, 2, flip=True)
+    assert torch.equal(t, t2) and torch.equal(z, z2)  # the coin is thrown last
+    mirrored = (flipped == plain.flip(-1)).flatten(1).all(1)
+    assert (mirrored | (flipped == plain).flatten(1).all(1)).all()
+    assert abs(mirrored.double().mean() - 0.5) < 5 * 0.5 / np.sqrt(400)
+
+
+def test_crops_are_windows_of_the_reflected_image():
+    images = torch.randn(12, 3, 8, 8)
+    moved = train.crop_and_flip(images, train.generator(4), by=2)
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2), mode="reflect")
+    windows = padded.unfold(2, 8, 1).unfold(3, 8, 1).permute(0, 2, 3, 1, 4, 5)  # (N, 5, 5, C, 8, 8)
+    places = set()
+    for image, found in zip(moved, windows, strict=True):
+        hits = [
+            (mirrored, *place.tolist())
+            for mirrored in (False, True)
+            for place in (found == (image.flip(-1) if mirrored else image)).flatten(2).all(2).nonzero()
+        ]
+        assert len(hits) == 1
+        places.add(hits[0])
+    assert len(places) > 6 and len({mirrored for mirrored, *_ in places}) == 2  # each image has its own
+
+
+def test_flops_of_a_convolution():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x, t):
+            return self.net(x)
+
+    forward = 2 * 3 * 4 * 9 * 64  # a product and a sum for each weight and pixel
+    assert (
+        train.training_flops(Model(), (3, 8, 8)) == 2 * forward
+    )  # and the gradient of the weights; no one asks for x's
+    with torch.device("meta"):
+        assert train.training_flops(Model(), (3, 8, 8)) == 2 * forward
+
+
+def test_a_residual_classifier_learns_from_8_bit_images():
+    images, labels = data.digits()
+    whole = data.Dataset(data.to_uint8(images.repeat(1, 3, 1, 1)), labels)
+    part, held_out = data.split(whole, 0.2)
+    result = train.train_classifier(
+        lambda: models.ResNet((3, 8, 8), 10, widths=(8, 16, 16, 32)),
+        part,
+        train.Settings(steps=60, batch=64, lr=0.1, warmup=10, fast=True),
+        progress=False,
+        augment=lambda images, random: train.crop_and_flip(images, random, by=1),
+        optimizer=train.nesterov,
+        smoothing=0.1,
+    )
+    assert train.accuracy(result.model, held_out) > 0.5 and result.losses[-1] < result.losses[0]
+    assert train.accuracy(result.model, held_out, batch=7) == train.accuracy(result.model, held_out)

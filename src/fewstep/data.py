@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import cifar
 from .errors import unknown
 
-__all__ = ["DATASETS", "Dataset", "digits", "load", "split", "to_uint8"]
+__all__ = ["DATASETS", "Dataset", "cifar10", "digits", "load", "split", "to_float", "to_uint8"]
 
 
 class Dataset(NamedTuple):
@@ -34,7 +36,17 @@ def digits() -> Dataset:
     return Dataset(images, torch.from_numpy(bunch.target).to(torch.int64))
 
 
-DATASETS: dict[str, Callable[[], Dataset]] = {"digits": digits}
+def cifar10(part: str = "train") -> Dataset:
+    """CIFAR-10, 50,000 images to train on or 10,000 to test on, 3x32x32, read by :func:`fewstep.cifar.load`."""
+    images, labels = cifar.load(part)
+    return Dataset(to_float(images), labels)
+
+
+DATASETS: dict[str, Callable[[], Dataset]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "cifar10-test": functools.partial(cifar10, "test"),
+}
 """Dataset constructors by name."""
 
 
@@ -60,3 +72,8 @@ def split(dataset: Dataset, held_out: float, seed: int = 0) -> tuple[Dataset, Da
 def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1] as 8-bit images: clamped, scaled to 0..255 and rounded to the nearest level."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """8-bit images as float32 in [-1, 1], level v at v / 127.5 − 1; float images as they are."""
+    return images.to(torch.float32) / 127.5 - 1 if images.dtype == torch.uint8 else images

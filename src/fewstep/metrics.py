@@ -51,7 +51,7 @@ class Features(nn.Module):
     def __init__(self, name: str = "digits-features") -> None:
         super().__init__()
         network = models.load(name)
-        if not isinstance(network, models.FeatureNet):
+        if not isinstance(network, models.FeatureNet | models.ResNet):
             raise UserError(f"checkpoint {name!r} is not a feature network; use one such as 'digits-features'")
         self.network = network.double()
         self.shape = tuple(network.config["shape"])  # type: ignore[var-annotated, arg-type]

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from .errors import unknown
 from .schedules import Process, linear_vp
 
-__all__ = ["PROFILES", "Profile", "get"]
+__all__ = ["CIFAR10_UNET", "PROFILES", "Profile", "get"]
+
+CIFAR10_UNET = {
+    "shape": [3, 32, 32],
+    "channels": [128, 128, 192],
+    "layers": 2,
+    "attention_head_dim": 64,
+    "norm_num_groups": 32,
+    "attention": [1],
+}
+"""The ε-network of the profile ``cifar10``: 12.7 million weights, attention at 16×16 pixels and in the middle."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class Profile:
 
 PROFILES = {
     "digits": Profile("digits", "digits", linear_vp, "digits-unet", "digits-features"),
+    "cifar10": Profile("cifar10", "cifar10", linear_vp, "cifar10-unet", "cifar10-features"),
 }
 """All profiles by name."""
 

@@ -2,7 +2,9 @@ r"""Training: the denoiser by noise prediction, and the classifier whose feature
 
 What step k does is a function of (seed, k) and of the state left by step k − 1, nothing else: the batch,
 its times and its noise come from a generator seeded with (seed, k), and the learning rate is a formula in k. A run
-that was interrupted and resumed from its last state therefore ends where an uninterrupted one ends.
+that was interrupted and resumed from its last state therefore ends where an uninterrupted one ends. Where a time is
+given instead of a number of steps, the formula is one in the seconds trained so far, which the state remembers too:
+two half-hours are one hour.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,34 +20,49 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from tqdm import trange
+from torch.nn.functional import cross_entropy, pad
+from tqdm import tqdm, trange
 
-from .data import Dataset
+from .data import Dataset, to_float
 from .errors import UserError
 from .files import write_atomically
 from .models.protocol import EpsModel, coefficients
 from .schedules import Process
 
-__all__ = ["Settings", "Training", "accuracy", "denoising_error", "train_classifier", "train_denoiser"]
+__all__ = [
+    "Settings",
+    "Training",
+    "accuracy",
+    "crop_and_flip",
+    "denoising_error",
+    "shift",
+    "train_classifier",
+    "train_denoiser",
+    "training_flops",
+]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train.
+    """How to train, for a number of steps or for a time.
 
     Args:
         steps: optimiser steps.
         batch: samples per step (and process).
-        lr: peak learning rate of AdamW; linear warm-up, then half a cosine to zero.
+        lr: peak learning rate; linear warm-up, then half a cosine to zero.
         warmup: steps of the warm-up.
-        ema: decay of the moving average of the weights; its first steps decay faster.
+        ema: decay of the moving average of the weights; its first steps decay faster, unless ``ema_warmup`` is off.
         clip: largest norm of the gradient.
         seed: seed of the weights, batches, times and noise.
         save_every: steps between two saved states.
+        minutes: training time, instead of ``steps``; all resumed parts together, without compiling.
+        ema_warmup: whether the average follows the weights closely at first.
+        flip: mirror each image with probability one half.
+        fast: compute the network in bfloat16 (autocast), channels last; on a CUDA device compiled too, with a fused
+            optimiser.
     """
 
-    steps: int
+    steps: int | None = None
     batch: int = 128
     lr: float = 2e-3
     warmup: int = 200
@@ -53,16 +70,33 @@ class Settings:
     clip: float = 1.0
     seed: int = 0
     save_every: int = 500
+    minutes: float | None = None
+    ema_warmup: bool = True
+    flip: bool = False
+    fast: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.save_every) < 1 or self.warmup < 0:
+        if (self.steps is None) == (self.minutes is None):
+            raise UserError("training lasts a number of steps or of minutes: give one of the two")
+        if self.minutes is not None and not self.minutes > 0:
+            raise UserError(f"minutes must be positive, got {self.minutes:g}")
+        least = min(self.batch, self.save_every, 1 if self.steps is None else self.steps)
+        if least < 1 or self.warmup < 0:
             raise UserError("steps, batch and save_every must be at least 1, warmup at least 0")
         if not (self.lr > 0 and self.clip > 0 and 0 <= self.ema < 1):
             raise UserError("lr and clip must be positive, ema in [0, 1)")
 
-    def lr_at(self, step: int) -> float:
-        """The learning rate of step ``step`` (from 0)."""
-        return self.lr * min(1.0, (step + 1) / (self.warmup + 1)) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+    def spent(self, step: int, seconds: float = 0.0) -> float:
+        """The fraction of the training that is done after this many steps or seconds; 1 or more: all of it."""
+        if self.steps is not None:
+            return step / self.steps
+        assert self.minutes is not None
+        return seconds / (60 * self.minutes)
+
+    def lr_at(self, step: int, seconds: float = 0.0) -> float:
+        """The learning rate of step ``step`` (from 0), when this many seconds have been trained."""
+        cosine = math.cos(math.pi * min(1.0, self.spent(step, seconds)))
+        return self.lr * min(1.0, (step + 1) / (self.warmup + 1)) * 0.5 * (1 + cosine)
 
 
 @dataclass
@@ -74,32 +108,48 @@ class Training:
         losses: mean loss of each block of ``block`` steps.
         block: the number of steps in a block.
         seconds: wall time spent in training steps, over all resumed parts.
+        steps: how many steps were done, over all resumed parts.
+        finished: whether that is all of them; otherwise the next call goes on from the saved state.
     """
 
     model: nn.Module
     losses: list[float] = field(default_factory=list)
     block: int = 50
     seconds: float = 0.0
+    steps: int = 0
+    finished: bool = True
 
 
-def generator(*key: int) -> torch.Generator:
-    """A CPU generator seeded by a tuple of integers, such as (seed, step)."""
+def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator seeded by a tuple of integers, such as (seed, step)."""
     (state,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 
-def draw_batch(images: Tensor, process: Process, batch: int, *key: int) -> tuple[Tensor, Tensor, Tensor]:
+def draw_batch(
+    images: Tensor, process: Process, batch: int, *key: int, flip: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     r"""A training batch, a function of ``key``: clean images, times uniform on (t_min, t_max], standard normal noise.
 
     Times are drawn from the continuous axis for discrete processes too: Runge–Kutta stages and fractional grids ask the
-    network between its labels.
+    network between its labels. They are on the CPU, images and noise on the device of the images; with ``flip`` each
+    image is mirrored with probability one half.
     """
-    random = generator(*key)
+    random, device = generator(*key), images.device
     rows = torch.randint(len(images), (batch,), generator=random)
     u = 1 - torch.rand(batch, generator=random, dtype=torch.float64)
     t = process.t_min + (process.t_max - process.t_min) * u
-    z = torch.randn((batch, *images.shape[1:]), generator=random)
-    return images[rows], t, z
+    # Noise is as large as the images: it is drawn where they are.
+    source = random if device.type == "cpu" else generator(*key, device=device)
+    z = torch.randn((batch, *images.shape[1:]), generator=source, device=device)
+    x0 = to_float(images[rows.to(device)])
+    return (mirror(x0, random) if flip else x0), t, z
+
+
+def mirror(images: Tensor, random: torch.Generator) -> Tensor:
+    """Each image of a batch as it is, or mirrored left to right with probability one half."""
+    coin = torch.rand(len(images), generator=random) < 0.5
+    return torch.where(coin.to(images.device)[:, None, None, None], images.flip(-1), images)
 
 
 def train_denoiser(
@@ -110,18 +160,22 @@ def train_denoiser(
     state: Path | None = None,
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
+    limit: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Training:
     r"""Train an ε-model by :math:`\min E\,\|\varepsilon_\theta(\alpha_t x_0 + \sigma_t z, t) - z\|^2` (DDPM, Eq. 14).
 
     Args:
         build: makes the network; called with torch's generator seeded by ``settings.seed``.
-        images: clean samples (N, C, H, W), float32, in [-1, 1].
+        images: clean samples (N, C, H, W), float32 in [-1, 1], or uint8; they are held on the device.
         process: the diffusion process.
         settings: how to train.
         state: file that keeps the last state (weights, average, optimiser, history; safetensors). If it exists and
-            belongs to the same settings, training goes on from it.
+            belongs to the same settings (of another time, perhaps), training goes on from it.
         progress: show a progress bar.
         on_step: called after every step with the number of steps done; an exception ends the training there.
+        limit: seconds after which this call saves its state and returns, finished or not.
+        clock: gives the time in seconds.
 
     Returns:
         The averaged network and the losses.
@@ -133,38 +187,56 @@ def train_denoiser(
     from accelerate.utils import extract_model_from_parallel
     from diffusers.training_utils import EMAModel
 
+    called = clock()
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         network = build()
     accelerator = Accelerator()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=0.0)
+    on_cuda = accelerator.device.type == "cuda"
+    if settings.fast:
+        network = network.to(memory_format=torch.channels_last)
+    fused = True if settings.fast and on_cuda else None
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=0.0, fused=fused)
     model, optimizer = accelerator.prepare(network, optimizer)
     network = extract_model_from_parallel(model)
-    ema = EMAModel(network.parameters(), decay=settings.ema, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+    average: dict[str, Any] = {"use_ema_warmup": True, "inv_gamma": 1.0, "power": 0.75}
+    if not settings.ema_warmup:
+        average = {"min_decay": settings.ema}
+    ema = EMAModel(network.parameters(), decay=settings.ema, foreach=settings.fast, **average)
     ema.to(accelerator.device)
     result = Training(network)
-    done = 0
     if state is not None and Path(state).exists():
-        done = _restore(Path(state), network, ema, optimizer, result, settings)
+        result.steps = _restore(Path(state), network, ema, optimizer, result, settings)
+    compiling = settings.fast and on_cuda  # the first step does; its time is not training time
+    if compiling:
+        model = torch.compile(model)
 
+    images = images.to(accelerator.device)
     model.train()
-    started = time.perf_counter() - result.seconds
+    started = clock() - result.seconds
     running: list[Tensor] = []
-    with trange(
-        settings.steps,
-        initial=done,
+    result.finished = settings.spent(result.steps, result.seconds) >= 1
+    stop = result.finished
+    with tqdm(
+        total=settings.steps,
+        initial=result.steps,
         desc="train",
         unit="step",
         mininterval=1.0,
         disable=not (progress and accelerator.is_main_process),
     ) as bar:
-        for step in range(done, settings.steps):
+        while not stop:
+            step = result.steps
             for group in optimizer.param_groups:
-                group["lr"] = settings.lr_at(step)
-            x0, t, z = draw_batch(images, process, settings.batch, settings.seed, step, accelerator.process_index)
+                group["lr"] = settings.lr_at(step, result.seconds)
+            key = (settings.seed, step, accelerator.process_index)
+            x0, t, z = draw_batch(images, process, settings.batch, *key, flip=settings.flip)
             alpha, sigma = coefficients(process, t, x0)
-            x = (alpha * x0 + sigma * z).to(accelerator.device)
-            loss = (model(x, t.to(x)) - z.to(accelerator.device)).square().mean()
+            x = alpha * x0 + sigma * z
+            if settings.fast:
+                x = x.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.fast):
+                loss = (model(x, t.to(x)) - z).square().mean()
             optimizer.zero_grad()
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), settings.clip)
@@ -172,14 +244,21 @@ def train_denoiser(
             ema.step(network.parameters())
             running.append(loss.detach())
             bar.update()
+            result.steps = step + 1
+            if compiling:
+                loss.item()
+                started, compiling = clock() - result.seconds, False
             if (step + 1) % result.block == 0 or step + 1 == settings.steps:
                 result.losses.append(torch.stack(running).mean().item())
                 running.clear()
-                bar.set_postfix(loss=f"{result.losses[-1]:.4f}")
                 # A state is saved only where a block of losses ends, so that the history resumes too.
-                result.seconds = time.perf_counter() - started
+                result.seconds = clock() - started
+                rate = (step + 1) * settings.batch * accelerator.num_processes / result.seconds
+                bar.set_postfix(loss=f"{result.losses[-1]:.4f}", images_per_s=f"{rate:.0f}")
+                result.finished = settings.spent(step + 1, result.seconds) >= 1
+                stop = result.finished or clock() - called >= limit
                 due = (step + 1) % max(settings.save_every // result.block * result.block, result.block) == 0
-                if state is not None and accelerator.is_main_process and (due or step + 1 == settings.steps):
+                if state is not None and accelerator.is_main_process and (due or stop):
                     _save(Path(state), step + 1, network, ema, optimizer, result, settings)
             if on_step is not None:
                 on_step(step + 1)
@@ -187,6 +266,21 @@ def train_denoiser(
     ema.copy_to(network.parameters())
     result.model = network.cpu().eval().requires_grad_(False)
     return result
+
+
+def training_flops(network: nn.Module, shape: Sequence[int]) -> int:
+    """Floating-point operations of a training step per image, forward and backward, counted by torch.
+
+    Args:
+        network: an ε-model, or its twin on the device ``meta``, where counting costs nothing.
+        shape: (C, H, W) of an image.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(network.parameters()).device
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, *shape, device=device), torch.zeros(1, device=device)).square().mean().backward()
+    return counter.get_total_flops()
 
 
 def _save(
@@ -216,7 +310,7 @@ def _restore(path: Path, network: nn.Module, ema: Any, optimizer: Any, result: T
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         raise UserError(f"{path} is not a training state; {advice}") from None
-    if facts["settings"] != asdict(settings):
+    if {**facts["settings"], "minutes": settings.minutes} != asdict(settings):  # a longer time goes on from a shorter
         raise UserError(f"training state {path} belongs to other settings; {advice}")
     weights = {key[4:]: value for key, value in tensors.items() if key.startswith("net.")}
     if {key: value.shape for key, value in weights.items()} != {k: v.shape for k, v in network.state_dict().items()}:
@@ -262,54 +356,100 @@ def denoising_error(
     return errors / images.numel()
 
 
+def shift(images: Tensor, random: torch.Generator) -> Tensor:
+    """A batch shifted by up to one pixel, all images alike; black, -1, comes in at the border."""
+    down, right = torch.randint(3, (2,), generator=random).tolist()
+    height, width = images.shape[2:]
+    return pad(images, (1, 1, 1, 1), value=-1.0)[:, :, down : down + height, right : right + width]
+
+
+def crop_and_flip(images: Tensor, random: torch.Generator, by: int = 4) -> Tensor:
+    """Each image shifted by up to ``by`` pixels, reflected at the border, and mirrored with probability one half."""
+    (n, channels), (height, width), device = images.shape[:2], images.shape[2:], images.device
+    down, right = torch.randint(2 * by + 1, (2, n, 1), generator=random).to(device)
+    rows = (torch.arange(height, device=device) + down)[:, None, :, None]
+    columns = (torch.arange(width, device=device) + right)[:, None, None, :]
+    sample = torch.arange(n, device=device)[:, None, None, None]
+    channel = torch.arange(channels, device=device)[None, :, None, None]
+    return mirror(pad(images, (by, by, by, by), mode="reflect")[sample, channel, rows, columns], random)
+
+
+def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW with a weight decay of 0.01."""
+    return torch.optim.AdamW(parameters, weight_decay=1e-2)
+
+
+def nesterov(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Gradient descent with Nesterov momentum 0.9 and a weight decay of 5e-4."""
+    return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
 def train_classifier(
-    build: Callable[[], nn.Module], dataset: Dataset, settings: Settings, progress: bool = True
+    build: Callable[[], nn.Module],
+    dataset: Dataset,
+    settings: Settings,
+    progress: bool = True,
+    *,
+    augment: Callable[[Tensor, torch.Generator], Tensor] = shift,
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = adamw,
+    smoothing: float = 0.0,
+    device: torch.device | str = "cpu",
 ) -> Training:
-    """Train a classifier by cross-entropy, on images shifted by up to one pixel (with the border's level drawn in).
+    """Train a classifier by cross-entropy, on images shifted by up to one pixel unless ``augment`` says otherwise.
 
     Args:
         build: makes the network; called with torch's generator seeded by ``settings.seed``.
-        dataset: images (N, C, H, W) in [-1, 1] and labels (N,).
-        settings: how to train; ``ema`` and ``save_every`` are not used.
+        dataset: images (N, C, H, W) in [-1, 1], or uint8, and labels (N,).
+        settings: how to train, for a number of steps; ``ema``, ``clip`` and ``save_every`` are not used.
         progress: show a progress bar.
+        augment: changes a batch at random.
+        optimizer: makes the optimiser.
+        smoothing: the share of each label that is spread over all classes.
+        device: where to train.
 
     Returns:
-        The network and the losses.
+        The network, on the CPU, and the losses.
     """
-    from torch.nn.functional import pad
-
+    if settings.steps is None:
+        raise UserError("a classifier is trained for a number of steps, not of minutes")
+    images, labels = (part.to(device) for part in dataset)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)  # for the weights and for dropout
-        model = build().train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=1e-2)
+        model = build().train().to(device)
+        if settings.fast:
+            model = model.to(memory_format=torch.channels_last)
+        descent = optimizer(model.parameters())
         result = Training(model)
         started = time.perf_counter()
-        running: list[float] = []
+        running: list[Tensor] = []
         with trange(settings.steps, desc="classifier", unit="step", mininterval=1.0, disable=not progress) as bar:
             for step in bar:
-                for group in optimizer.param_groups:
+                for group in descent.param_groups:
                     group["lr"] = settings.lr_at(step)
                 random = generator(settings.seed, step)
-                rows = torch.randint(len(dataset.images), (settings.batch,), generator=random)
-                down, right = torch.randint(3, (2,), generator=random).tolist()
-                height, width = dataset.images.shape[2:]
-                shifted = pad(dataset.images[rows], (1, 1, 1, 1), value=-1.0)
-                shifted = shifted[:, :, down : down + height, right : right + width]
-                loss = cross_entropy(model(shifted), dataset.labels[rows])
-                optimizer.zero_grad()
+                rows = torch.randint(len(images), (settings.batch,), generator=random).to(device)
+                x = augment(to_float(images[rows]), random)
+                if settings.fast:
+                    x = x.contiguous(memory_format=torch.channels_last)
+                with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.fast):
+                    loss = cross_entropy(model(x), labels[rows], label_smoothing=smoothing)
+                descent.zero_grad()
                 loss.backward()
-                optimizer.step()
-                running.append(loss.item())
+                descent.step()
+                running.append(loss.detach())
                 if len(running) == result.block or step + 1 == settings.steps:
-                    result.losses.append(float(np.mean(running)))
+                    result.losses.append(torch.stack(running).double().mean().item())
                     running.clear()
                     bar.set_postfix(loss=f"{result.losses[-1]:.4f}")
-    result.seconds = time.perf_counter() - started
-    model.eval().requires_grad_(False)
+    result.seconds, result.steps = time.perf_counter() - started, settings.steps
+    model.cpu().eval().requires_grad_(False)
     return result
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, dataset: Dataset) -> float:
+def accuracy(model: nn.Module, dataset: Dataset, batch: int = 2000) -> float:
     """The fraction of images that a classifier puts into the right class."""
-    return (model(dataset.images).argmax(1) == dataset.labels).double().mean().item()
+    device = next(model.parameters()).device
+    parts = zip(dataset.images.split(batch), dataset.labels.split(batch), strict=True)
+    right = sum((model(to_float(x.to(device))).argmax(1).cpu() == y).sum().item() for x, y in parts)
+    return right / len(dataset.labels)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from .checkpoints import load, manifest, save
-from .features import FeatureNet
+from .features import FeatureNet, ResNet
 from .protocol import EpsModel, clipped, coefficients, from_score, from_v, from_x0, thresholded
 from .unet import UNet
 
 __all__ = [
     "EpsModel",
     "FeatureNet",
+    "ResNet",
     "UNet",
     "clipped",
     "coefficients",

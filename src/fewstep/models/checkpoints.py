@@ -1,18 +1,21 @@
-"""Weights on disk: one safetensors file per network and one ``manifest.json`` that says what each is.
+"""Weights on disk: a safetensors file per network, or several (shards), and a ``manifest.json`` that says what each is.
 
-The manifest gives for each file its SHA-256, the network's kind and configuration, and the profile it belongs to.
-A file is built into a network only after its hash was compared. Pickles are never read.
+The manifest gives for each network its SHA-256, kind and configuration, and the profile it belongs to. Of a network in
+shards it gives the SHA-256 of each of them too; the network's own is then that of the shards one after another. A file
+is built into a network only after its hash was compared. Pickles are never read.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..errors import UserError, unknown
 from ..files import write_atomically
@@ -24,6 +27,7 @@ FOLDER = ROOT / "data" / "checkpoints"
 """Where the shipped weights lie."""
 
 MANIFEST = "manifest.json"
+RESTORE = "restore it with git or train it again with make train"
 
 
 def _unet(config: dict[str, Any]) -> nn.Module:
@@ -38,7 +42,13 @@ def _features(config: dict[str, Any]) -> nn.Module:
     return FeatureNet(**config)
 
 
-KINDS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {"unet": _unet, "features": _features}
+def _resnet(config: dict[str, Any]) -> nn.Module:
+    from .features import ResNet
+
+    return ResNet(**config)
+
+
+KINDS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {"unet": _unet, "features": _features, "resnet": _resnet}
 """Constructors of networks from their configuration, by kind."""
 
 
@@ -63,8 +73,18 @@ def manifest(folder: Path | None = None) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} is not valid JSON; restore it with git or train again with make train") from None
 
 
-def save(name: str, model: nn.Module, kind: str, profile: str, folder: Path | None = None, **facts: Any) -> str:
-    """Write a network's weights as ``<name>.safetensors`` and enter the file in the manifest.
+def save(
+    name: str,
+    model: nn.Module,
+    kind: str,
+    profile: str,
+    folder: Path | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    shard_bytes: int | None = None,
+    **facts: Any,
+) -> str:
+    """Write a network's weights as ``<name>.safetensors`` and enter them in the manifest.
 
     Args:
         name: name of the checkpoint, without suffix.
@@ -72,57 +92,109 @@ def save(name: str, model: nn.Module, kind: str, profile: str, folder: Path | No
         kind: key of :data:`KINDS`.
         profile: the profile that the weights belong to.
         folder: the checkpoint folder; default :data:`FOLDER`.
+        dtype: of the weights in the file, such as float16; as they are unless given. Integers stay integers.
+        shard_bytes: largest size of a file; the weights are written as shards ``<name>-00001-of-00003.safetensors``.
         facts: further JSON values for the manifest, such as how the weights were trained.
 
     Returns:
-        The file's SHA-256.
+        The SHA-256 of the file, or of the shards one after another.
 
     Raises:
-        UserError: if the kind is unknown or the folder cannot be written to.
+        UserError: if the kind is unknown, the folder cannot be written to, a weight does not fit into a shard, or is
+            not finite in ``dtype``.
     """
     from safetensors.torch import save as serialise
 
     if kind not in KINDS:
         raise unknown("kind of network", kind, KINDS)
-    path = Path(folder or FOLDER) / f"{name}.safetensors"
-    blob = serialise({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()})
-    write_atomically(path, lambda temporary: temporary.write_bytes(blob))
-    digest = hashlib.sha256(blob).hexdigest()
+    folder = Path(folder or FOLDER)
+    weights = {key: _cast(name, key, value, dtype) for key, value in model.state_dict().items()}
+    blobs = [serialise(part) for part in _parts(weights, shard_bytes)]
+    files = [f"{name}.safetensors"]
+    if shard_bytes is not None:
+        files = [f"{name}-{i:05d}-of-{len(blobs):05d}.safetensors" for i in range(1, len(blobs) + 1)]
+    for file, blob in zip(files, blobs, strict=True):
+        write_atomically(folder / file, functools.partial(Path.write_bytes, data=blob))
+    digest = hashlib.sha256(b"".join(blobs)).hexdigest()
+    entry = {"sha256": digest, "kind": kind, "config": model.config, "profile": profile, **facts}
+    if shard_bytes is not None:
+        entry["shards"] = {file: hashlib.sha256(blob).hexdigest() for file, blob in zip(files, blobs, strict=True)}
     entries = manifest(folder)
-    entries[path.name] = {"sha256": digest, "kind": kind, "config": model.config, "profile": profile, **facts}
+    former = entries.get(f"{name}.safetensors", {}).get("shards", [])
+    entries[f"{name}.safetensors"] = entry
     text = json.dumps(dict(sorted(entries.items())), indent=2) + "\n"
-    write_atomically(path.parent / MANIFEST, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(folder / MANIFEST, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    for file in set(former) - set(files):  # of another number of shards
+        (folder / file).unlink(missing_ok=True)
     return digest
+
+
+def _cast(name: str, key: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    value = value.detach().cpu().contiguous()
+    if dtype is None or not value.is_floating_point():
+        return value
+    if not torch.isfinite(value.to(dtype)).all():
+        raise UserError(f"{name}: the weight {key} is not finite in {dtype}; save it in a wider type")
+    return value.to(dtype)
+
+
+def _parts(weights: dict[str, Tensor], limit: int | None) -> list[dict[str, Tensor]]:
+    """Weights in order, cut where a file would outgrow the limit."""
+    if limit is None:
+        return [weights]
+    parts: list[dict[str, Tensor]] = [{}]
+    room = limit
+    for key, value in weights.items():
+        # A tensor's bytes, and at most as much again in the header as its name and shape take.
+        need = value.nbytes + len(key) + 128
+        if parts[-1] and need > room:
+            parts.append({})
+            room = limit
+        if need > room:
+            raise UserError(f"the weight {key} needs {need} bytes; a shard of {limit} has no room for it")
+        parts[-1][key] = value
+        room -= need
+    return parts
 
 
 def load(name: str, folder: Path | None = None) -> nn.Module:
     """The network of this name, in eval mode and without gradients, on the CPU, float32.
 
     Raises:
-        UserError: if the name is unknown, or its file is missing, truncated or of another hash.
+        UserError: if the name is unknown, or a file of it is missing, truncated or of another hash.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as deserialise
 
-    path = Path(folder or FOLDER) / f"{name}.safetensors"
+    folder = Path(folder or FOLDER)
     entries = manifest(folder)
-    if path.name not in entries:
+    if f"{name}.safetensors" not in entries:
         raise unknown("checkpoint", name, [Path(file).stem for file in entries])
-    entry = entries[path.name]
-    restore = "restore it with git or train it again with make train"
+    entry = entries[f"{name}.safetensors"]
+    files = entry.get("shards", {f"{name}.safetensors": entry["sha256"]})
+    blobs = [_read(folder / file, digest) for file, digest in files.items()]
+    model = KINDS[entry["kind"]](entry["config"])
+    try:
+        weights: dict[str, Tensor] = {}
+        for blob in blobs:
+            weights |= deserialise(blob)
+        model.load_state_dict(weights)
+    except (SafetensorError, RuntimeError):
+        which = folder / next(iter(files)) if len(files) == 1 else f"{folder / name} ({len(files)} shards)"
+        raise UserError(f"checkpoint {which} is not a safetensors file of this network; {RESTORE}") from None
+    return model.float().eval().requires_grad_(False)
+
+
+def _read(path: Path, digest: str) -> bytes:
+    """A file's bytes, compared with the hash that the manifest states."""
     try:
         blob = path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read checkpoint {path}: {error.strerror}; {restore}") from None
-    if hashlib.sha256(blob).hexdigest() != entry["sha256"]:
+        raise UserError(f"cannot read checkpoint {path}: {error.strerror}; {RESTORE}") from None
+    if hashlib.sha256(blob).hexdigest() != digest:
         what = "is truncated" if _truncated(blob) else "does not have the SHA-256 that its manifest states"
-        raise UserError(f"checkpoint {path} {what}; {restore}")
-    model = KINDS[entry["kind"]](entry["config"])
-    try:
-        model.load_state_dict(deserialise(blob))
-    except (SafetensorError, RuntimeError):
-        raise UserError(f"checkpoint {path} is not a safetensors file of this network; {restore}") from None
-    return model.float().eval().requires_grad_(False)
+        raise UserError(f"checkpoint {path} {what}; {RESTORE}")
+    return blob
 
 
 def _truncated(blob: bytes) -> bool:

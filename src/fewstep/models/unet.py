@@ -12,16 +12,17 @@ __all__ = ["UNet"]
 class UNet(nn.Module):
     """An unconditional U-Net, ``model(x, t) -> eps``.
 
-    A plain residual block stack per resolution; self-attention only between the two halves, where the image is
-    smallest and attention costs least.
+    A plain residual block stack per resolution; self-attention between the two halves, where the image is smallest
+    and attention costs least, and at the resolutions that ask for it.
 
     Args:
         shape: (channels, height, width) of a sample.
         channels: width of each resolution level, finest first; the image is halved between levels.
         layers: residual blocks per level.
-        attention_head_dim: width of an attention head in the middle; 0 leaves attention out.
+        attention_head_dim: width of an attention head; 0 leaves attention out.
         norm_num_groups: groups of each group norm; divides every width.
         time_scale: factor from the process's t to the unit of the sinusoidal embedding (about 0..1000).
+        attention: numbers of the levels, 0 the finest, whose blocks attend too.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class UNet(nn.Module):
         attention_head_dim: int = 8,
         norm_num_groups: int = 8,
         time_scale: float = 1.0,
+        attention: Sequence[int] = (),
     ) -> None:
         from diffusers import UNet2DModel  # here, not above: it takes seconds to import
 
@@ -43,7 +45,9 @@ class UNet(nn.Module):
             "attention_head_dim": attention_head_dim,
             "norm_num_groups": norm_num_groups,
             "time_scale": time_scale,
+            "attention": list(attention),
         }
+        attends = [attention_head_dim > 0 and level in attention for level in range(len(channels))]
         self.time_scale = time_scale
         self.net = UNet2DModel(
             sample_size=tuple(shape[1:]),
@@ -51,8 +55,8 @@ class UNet(nn.Module):
             out_channels=shape[0],
             layers_per_block=layers,
             block_out_channels=tuple(channels),
-            down_block_types=("DownBlock2D",) * len(channels),
-            up_block_types=("UpBlock2D",) * len(channels),
+            down_block_types=tuple("AttnDownBlock2D" if yes else "DownBlock2D" for yes in attends),
+            up_block_types=tuple("AttnUpBlock2D" if yes else "UpBlock2D" for yes in reversed(attends)),
             norm_num_groups=norm_num_groups,
             add_attention=attention_head_dim > 0,
             attention_head_dim=attention_head_dim or None,
