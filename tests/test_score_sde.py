@@ -20,6 +20,7 @@ from fewstep.schedules import EDM, VE, ContinuousVP, SubVP, linear_vp
 from fewstep.solvers.classical import euler
 from fewstep.solvers.ddpm import ddpm, ddpm_beta_tilde
 from fewstep.solvers.score_sde import (
+    PREDICTORS,
     ancestral,
     ancestral_step,
     annealed_langevin,
@@ -140,6 +141,23 @@ def test_the_two_variances_are_exact_for_the_two_extreme_data():
     mean, variance = moments(ancestral(VP, times, posterior=True, denoise=False), 0.0, 0.7)
     assert mean == pytest.approx(0.7 * float(VP.alpha(times[-1])), rel=1e-12)
     assert variance == pytest.approx(float(VP.sigma(times[-1])) ** 2, rel=1e-9)
+
+
+def test_predictors_by_name_are_the_solvers():
+    times = grids.uniform(VP, 6)
+    solvers = {
+        "euler-maruyama": euler_maruyama(VP, times),
+        "euler-maruyama-flow": euler_maruyama(VP, times, flow=True),
+        "reverse-diffusion": reverse_diffusion(VP, times),
+        "reverse-diffusion-flow": reverse_diffusion(VP, times, flow=True),
+        "ancestral": ancestral(VP, times),
+        "ancestral-posterior": ancestral(VP, times, posterior=True),
+    }
+    assert solvers.keys() == PREDICTORS.keys()
+    for name, plan in solvers.items():
+        assert difference(predict(VP, times, name), plan) == 0.0
+    with pytest.raises(UserError, match="did you mean ancestral"):
+        predictor_corrector(VP, times, elementwise, START, predictor="ancestrall")
 
 
 def test_denoise_drops_the_last_noise_and_nothing_else():

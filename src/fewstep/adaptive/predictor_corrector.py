@@ -28,7 +28,7 @@ from ..solvers.score_sde import (
     Transition,
     check_corrector,
     exact_transition,
-    reverse_diffusion_step,
+    find_predictor,
 )
 
 __all__ = ["predictor_corrector"]
@@ -41,7 +41,7 @@ def predictor_corrector(
     model: Model,
     x: Tensor,
     *,
-    predictor: Predictor | None = reverse_diffusion_step,
+    predictor: Predictor | str | None = "reverse-diffusion",
     corrections: int = 1,
     snr: float = 0.16,
     per_sample: bool = True,
@@ -66,7 +66,8 @@ def predictor_corrector(
         times: the grid; n steps make n calls of a predictor and ``corrections`` calls at each corrected time.
         model: an ε-model.
         x: start states at ``times[0]``, shape ``(B, *shape)``.
-        predictor: weights of a step; None: corrections only.
+        predictor: weights of a step, a function or a name in :data:`fewstep.solvers.score_sde.PREDICTORS`; None:
+            corrections only.
         corrections: M, Langevin steps at each time, at least 1.
         snr: r, the ratio of the lengths of the score's and the noise's parts (signal-to-noise ratio).
         per_sample: norms of each sample by itself; False: their means over the batch, as published.
@@ -82,10 +83,11 @@ def predictor_corrector(
         The state at ``times[-1]``, shape of ``x``.
 
     Raises:
-        UserError: for fewer than one correction, an snr that is not positive, or a result that is not finite.
+        UserError: for an unknown predictor, fewer than one correction, an snr that is not positive, or a result that
+            is not finite.
     """
     check_corrector(corrections, snr)
-    times = check(process, times)
+    times, predictor = check(process, times), predictor if predictor is None else find_predictor(predictor)
     x = x.to(dtype, copy=True)
     draw = _draws(x, seed, ids, noise)
     for i, (t, u) in enumerate(zip(times[:-1].tolist(), times[1:].tolist(), strict=True)):

@@ -21,12 +21,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import UserError
+from ..errors import UserError, unknown
 from ..grids import Grid, check
 from ..plan import Plan, Symbol, Tape
 from ..schedules import Process
 
 __all__ = [
+    "PREDICTORS",
     "Predictor",
     "Step",
     "Transition",
@@ -36,6 +37,7 @@ __all__ = [
     "euler_maruyama",
     "euler_transition",
     "exact_transition",
+    "find_predictor",
     "predict",
     "reverse_diffusion",
     "reverse_diffusion_step",
@@ -96,15 +98,39 @@ def ancestral_step(
     return Step(1.0 / a, -v / (a * float(process.sigma(t))), math.sqrt(v * share))
 
 
-def predict(process: Process, times: Grid, predictor: Predictor, denoise: bool = True) -> Plan:
+PREDICTORS: dict[str, Predictor] = {
+    "euler-maruyama": functools.partial(reverse_diffusion_step, transition=euler_transition),
+    "euler-maruyama-flow": functools.partial(reverse_diffusion_step, transition=euler_transition, flow=True),
+    "reverse-diffusion": reverse_diffusion_step,
+    "reverse-diffusion-flow": functools.partial(reverse_diffusion_step, flow=True),
+    "ancestral": ancestral_step,
+    "ancestral-posterior": functools.partial(ancestral_step, posterior=True),
+}
+"""Predictors by name."""
+
+
+def find_predictor(predictor: Predictor | str) -> Predictor:
+    """The predictor of this name; a function is returned as it is.
+
+    Raises:
+        UserError: for a name that is not in :data:`PREDICTORS`.
+    """
+    if not isinstance(predictor, str):
+        return predictor
+    if predictor not in PREDICTORS:
+        raise unknown("predictor", predictor, PREDICTORS)
+    return PREDICTORS[predictor]
+
+
+def predict(process: Process, times: Grid, predictor: Predictor | str, denoise: bool = True) -> Plan:
     """The plan that takes one step of ``predictor`` from each time of the grid to the next.
 
     Args:
-        predictor: gives the weights of a step.
+        predictor: gives the weights of a step; a function or a name in :data:`PREDICTORS`.
         denoise: return the mean of the last step, without its noise (the authors' samplers do); otherwise the result
             is a noisy state at ``times[-1]`` like all others.
     """
-    times = check(process, times)
+    times, predictor = check(process, times), find_predictor(predictor)
     tape = Tape(process, times[0])
     x = float(process.alpha(times[0])) * tape.x
     for i, t in enumerate(times[:-1].tolist()):
@@ -198,7 +224,7 @@ def ancestral(
 def annealed_langevin(
     process: Process,
     times: Grid,
-    predictor: Predictor | None = None,
+    predictor: Predictor | str | None = None,
     corrections: int = 1,
     snr: float = 0.16,
     transition: Transition = exact_transition,
@@ -212,10 +238,12 @@ def annealed_langevin(
     .. math:: x \leftarrow x + \delta\,s(x, t) + \sqrt{2\delta}\,z, \qquad \delta = 2\,a^2\,(r\,\sigma_t)^2 ,
 
     then a step of the predictor. The Langevin corrector (:mod:`fewstep.adaptive`) has :math:`\lVert z\rVert/\lVert
-    s\rVert` in the place of :math:`\sigma_t`, which is its expected size; with σ the sampler remains a table.
+    s\rVert` in the place of :math:`\sigma_t`, which is its expected size; with σ the sampler remains a table. Its own
+    error does not vanish with the number of steps: where a variance is v, it settles at :math:`v/(1 - \delta/2v)`.
 
     Args:
-        predictor: the step from each time to the next; None: the state stays as it is.
+        predictor: the step from each time to the next, a function or a name in :data:`PREDICTORS`; None: the state
+            stays as it is.
         corrections: Langevin steps at each time, at least 1.
         snr: r.
         transition: gives a; the process's own unless given.
@@ -227,7 +255,7 @@ def annealed_langevin(
         UserError: for fewer than one correction or an snr that is not positive.
     """
     check_corrector(corrections, snr)
-    times = check(process, times)
+    times, predictor = check(process, times), predictor if predictor is None else find_predictor(predictor)
     tape = Tape(process, times[0])
     x = float(process.alpha(times[0])) * tape.x
     for i, (t, u) in enumerate(zip(times[:-1].tolist(), times[1:].tolist(), strict=True)):
