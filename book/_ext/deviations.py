@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fewstep import exact, grids, schedules
 from fewstep.errors import UserError
+from fewstep.models.protocol import clipped
 from fewstep.plan import Plan
 from fewstep.provenance import ROOT
 from fewstep.solvers.classical import fon
@@ -27,7 +28,7 @@ from fewstep.solvers.coefficients import integrate_d_rho, lagrange
 from fewstep.solvers.ddim import ddim
 from fewstep.solvers.ddpm import ddpm
 from fewstep.solvers.deis import _adams, rho_ab, rho_rk, t_ab
-from fewstep.solvers.dpm_solver import dpm_solver_multistep
+from fewstep.solvers.dpm_solver import dpm_solver_multistep, dpm_solver_singlestep
 from fewstep.solvers.edm import edm_rk
 from fewstep.solvers.gradient_estimation import ge
 from fewstep.solvers.pndm import f_pndm
@@ -38,8 +39,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from replay import BUILDERS, Problem  # type: ignore[import-not-found]
 from replay.diff_sampler import VP as DIFF_SAMPLER_VP  # type: ignore[import-not-found]
+from replay.diffusers_schedulers import _in_lambda  # type: ignore[import-not-found]
 from replay.edm import _ablation  # type: ignore[import-not-found]
-from replay.problem import DISCRETE, EDM, VP, clipped, replay  # type: ignore[import-not-found]
+from replay.problem import DISCRETE, EDM, VP, replay  # type: ignore[import-not-found]
 
 FOLDER = ROOT / "tests" / "golden"
 BEYOND = (5, 50)
@@ -212,6 +214,14 @@ DEVIATIONS: dict[str, Deviation] = {
         "ablation_heun_edm_vp_vp_alpha1",
         lambda p, n: _edm_ablation(n),
     ),
+    "fastdpm-single": Deviation(
+        "FastDPM",
+        "VAR's weights in single precision",
+        "fastdpm",
+        "VAR_linear_kappa0",
+        result=lambda p, n: build("fastdpm", "VAR_linear_kappa0", n)()[0],
+        exact=False,
+    ),
     "ge-end": Deviation(
         "gradient estimation",
         "the last noise level of the schedule is ignored",
@@ -283,8 +293,40 @@ DEVIATIONS: dict[str, Deviation] = {
         "DPMmulti_dpmsolver++_order3_midpoint_linspace_sigma_min",
         lambda p, n: Paper(dpm_solver_multistep(DISCRETE, _rounded(n), 3), DISCRETE),
     ),
+    "diffusers-stages": Deviation(
+        "diffusers",
+        "stages of a single step lie on the labels",
+        "diffusers",
+        "DPMsingle_dpmsolver++_order2_midpoint_sigma_min",
+        lambda p, n: _singlestep(n),
+    ),
+    "diffusers-sign": Deviation(
+        "diffusers",
+        "a sign in third-order SDE-DPM-Solver++",
+        "diffusers",
+        "DPMmulti_sde-dpmsolver++_order3_midpoint_linspace_sigma_min",
+        result=lambda p, n: _without_the_slip(n),
+        exact=False,
+    ),
 }
 """All deviations by key, in the order of the page."""
+
+
+def _singlestep(n: int) -> Paper:
+    """The program's orders on the labels at which its steps begin, with stages at half of each step in λ."""
+    orders = [2] * (n // 2) + [1] * (n % 2)
+    if n % 2 == 0:
+        orders = [*orders[:-1], 1, 1]
+    times = np.append(
+        _data("diffusers", DEVIATIONS["diffusers-stages"].run, n)["scheduler_timesteps"].astype(float), 0.0
+    )
+    return Paper(dpm_solver_singlestep(DISCRETE, times[np.cumsum([0, *orders])], orders, data=True), DISCRETE)
+
+
+def _without_the_slip(n: int) -> Tensor:
+    run = DEVIATIONS["diffusers-sign"].run
+    made = _in_lambda(problem(), run, n, _about("diffusers", run, n), _data("diffusers", run, n))
+    return made()[0]
 
 
 def _edm_ablation(n: int) -> Paper:

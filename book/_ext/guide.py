@@ -270,8 +270,8 @@ class FieldGuide(_Table):
     # --- what each is
 
     def methods(self) -> list[nodes.Node]:
-        top = ["sampler", "function", "order", "calls in n steps", "noise", "start and finish", "tensors", "tests"]
-        content = [[[*text(s.title)], *self.method(s)] for s in SOLVERS.values()]
+        top = ["sampler", "name", "order", "calls", "noise", "tensors", "start and finish", "tests"]
+        content = [[text(s.title), *self.method(s)] for s in SOLVERS.values()]
         table = tables.build_table(self.options.get("caption", "What each sampler is"), top, content, 1)
         table["classes"] = ["results", "guide"]
         return [self.place(table)]
@@ -280,20 +280,24 @@ class FieldGuide(_Table):
         docname = self.env.docname
         function = solver.function.split(":")[1]
         links: list[nodes.Node] = []
-        for file, name in tests_of(solver, self.root)[:3]:
-            links += [nodes.Text(", "), to_test(file, name, docname)]
-        for stem, names in replays(self.root).items():
-            if function in names:
-                links += [nodes.Text(", "), to_test(f"tests/replay/{stem}.py", None, docname, f"replay of {stem}")]
-        own = link(f"{solver.module}.{function}", solver.name, docname)
+        for file, name in tests_of(solver, self.root)[:1]:
+            links += [nodes.Text("; "), to_test(file, name, docname)]
+        programs = [stem for stem, names in replays(self.root).items() if function in names]
+        for k, stem in enumerate(programs):
+            links += [
+                nodes.Text("; replays: " if k == 0 else ", "),
+                to_test(f"tests/replay/{stem}.py", None, docname, stem.replace("_", " ")),
+            ]
+        if links:
+            links[0] = nodes.Text(links[0].astext().removeprefix("; "))
         return [
-            [own],
+            [link(f"{solver.module}.{function}", solver.name, docname)],
             text(order(solver)),
             text(calls(solver)),
             text("yes" if stochastic(solver.name) else "no"),
-            text(getattr(solver, "rules", "") or "–"),
             text(example(solver.name).slots),
-            links[1:] or quiet("the registry's"),
+            text(getattr(solver, "rules", "") or "–"),
+            links or quiet("those of all"),
         ]
 
     # --- what each does

@@ -583,7 +583,7 @@ def canonical_matrices(plans: Mapping[str, Plan], columns: int = 5) -> Figure:
             ax.images[0].remove()
             ax.imshow(both, cmap="RdBu_r", norm=Normalize(-1, 1), interpolation="nearest", aspect="auto")
             ax.axvline(plan.nfe - 0.5, color=BLACK, linewidth=0.8)
-        ax.set(xlabel="", ylabel="", xticks=[], yticks=[])
+        ax.set(xlabel="", ylabel="", xticks=[], yticks=[], aspect="auto", box_aspect=1.0)
         ax.set_title(title, fontsize=7.5)
     for ax in axes.flat[len(plans) :]:
         ax.remove()
