@@ -30,6 +30,7 @@ def test_every_notebook_is_run_by_the_digits_profile():
 def test_every_solver_is_measured_or_is_one_that_is():
     measured = {name for cell in results.cells("digits", "frechet") for name in cell.parameters["solvers"]}
     same = {
+        "ancestral": "ddpm",
         "ei-eps": "ddim",
         "deis-tab0": "ddim",
         "deis-rhoab0": "ddim",

@@ -148,6 +148,7 @@ MARKS = {
     "plms": Mark(BLUE, "h", "-."),
     "sde-dpm-solver-2m": Mark(SKY, "s", ":"),
     "euler-maruyama": Mark(BROWN, "s", ":"),
+    "ancestral": Mark(GREY, "v", ":"),
     "reverse-diffusion": Mark(GREY, "D", "--"),
     "reverse-diffusion-ode": Mark(BROWN, "v", "-."),
     "quasi-taylor": Mark(SKY, "h", "-."),

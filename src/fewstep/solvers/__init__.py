@@ -396,6 +396,15 @@ def _table() -> dict[str, Solver]:
             rules="the last step without noise",
         ),
         Solver(
+            "ancestral",
+            "score_sde:ancestral",
+            "ancestral",
+            1,
+            "uniform",
+            "score SDE, Eq. 4",
+            rules="the last step without noise",
+        ),
+        Solver(
             "reverse-diffusion",
             "score_sde:reverse_diffusion",
             "reverse diffusion",
@@ -460,7 +469,6 @@ SOLVERS: dict[str, Solver] = _table()
 """All solvers by name."""
 
 ALIASES = {
-    "ancestral": "ddpm",
     "euler-ancestral": "ddpm-beta-tilde",
     "edm-euler": "ddim",
     "edm-midpoint": "deis-rhork-midpoint",
