@@ -8,11 +8,10 @@ Between two calls of the network every sampler of this book only forms linear co
     \varepsilon_k = \mathrm{model}(x_k, t_k), \qquad
     x_{k+1} = \sum_{j\le k} X_{kj}\,x_j + \sum_{j\le k} E_{kj}\,\varepsilon_j + \sum_d S_{kd}\,z_d ,
 
-so the sampler *is* the table (t, X, E, S): a :class:`Plan`. (A sampler that adds noise before its first call, corrects a
-state after its call, or calls the network twice at one state has more or fewer states than K + 1; the table is the
-same.) A solver writes its paper's
-algorithm on symbols in :math:`\bar x = x/\alpha`; a :class:`Tape` records what it does. Example, DDIM on a grid
-``times``::
+so the sampler *is* the table (t, X, E, S): a :class:`Plan`. (A sampler that adds noise before its first call, corrects
+a state after its call, or calls the network twice at one state has more or fewer states than K + 1; the table is the
+same.) A solver writes its paper's algorithm on symbols in :math:`\bar x = x/\alpha`; a :class:`Tape` records what it
+does. Example, DDIM on a grid ``times``::
 
     rho = process.rho(times)
     tape = Tape(process, times[0])
