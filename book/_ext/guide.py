@@ -173,13 +173,13 @@ def tests_of(solver: Solver, root: Path) -> list[tuple[str, str]]:
 
 @functools.cache
 def replays(root: Path) -> dict[str, set[str]]:
-    """For each module of tests/replay the functions of ``fewstep.solvers`` that it imports."""
+    """For each module of tests/replay what it imports from ``fewstep.solvers``: functions, and modules by full name."""
     found = {}
     for path in sorted((root / "tests" / "replay").glob("*.py")):
         names = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fewstep.solvers."):
-                names |= {alias.name for alias in node.names}
+                names |= {alias.name for alias in node.names} | {str(node.module)}
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 names.add(node.attr)
         found[path.stem] = names
@@ -284,10 +284,12 @@ class FieldGuide(_Table):
         for file, name in tests_of(solver, self.root)[:1]:
             links += [nodes.Text("; "), to_test(file, name, docname)]
         programs = [stem for stem, names in replays(self.root).items() if function in names]
+        # A replay may build a sampler of its parts: then it imports them from the solver's module.
+        programs = programs or [stem for stem, names in replays(self.root).items() if solver.module in names]
         for k, stem in enumerate(programs):
             links += [
                 nodes.Text("; replays: " if k == 0 else ", "),
-                to_test(f"tests/replay/{stem}.py", None, docname, stem.replace("_", " ")),
+                to_test(f"tests/replay/{stem}.py", None, docname, stem.removesuffix("_schedulers").replace("_", "-")),
             ]
         if links:
             links[0] = nodes.Text(links[0].astext().removeprefix("; "))
