@@ -258,7 +258,8 @@ class FieldGuide(_Table):
     }
 
     def content_nodes(self) -> list[nodes.Node]:
-        for path in [*(self.root / "src" / "fewstep").rglob("*.py"), *mathematics(self.root)]:
+        sources = (self.root / "src" / "fewstep").rglob("*.py")
+        for path in [Path(__file__), *sources, *mathematics(self.root)]:
             self.env.note_dependency(str(path))
         parts = {"methods": self.methods, "errors": self.errors, "reported": self.reported}
         if self.arguments[0] not in parts:
@@ -284,8 +285,10 @@ class FieldGuide(_Table):
         for file, name in tests_of(solver, self.root)[:1]:
             links += [nodes.Text("; "), to_test(file, name, docname)]
         programs = [stem for stem, names in replays(self.root).items() if function in names]
-        # A replay may build a sampler of its parts: then it imports them from the solver's module.
-        programs = programs or [stem for stem, names in replays(self.root).items() if solver.module in names]
+        # A replay may build a sampler of parts: it imports from the solver's module, but no sampler of it.
+        whole = {other.function.split(":")[1] for other in SOLVERS.values() if other.module == solver.module}
+        of_parts = [stem for stem, names in replays(self.root).items() if solver.module in names and not names & whole]
+        programs = programs or of_parts
         for k, stem in enumerate(programs):
             links += [
                 nodes.Text("; replays: " if k == 0 else ", "),
