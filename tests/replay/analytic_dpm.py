@@ -28,8 +28,17 @@ def _mean_square() -> np.ndarray:
     return np.load(FOLDER / "analytic-dpm.npz")["ms_eps"][1:]
 
 
+def _labels(n: int) -> np.ndarray:
+    """The numbers 1 … 1000, n of them, as the program counts them: a sum of equal strides, halves rounded to even."""
+    numbers, stride, at = [], 999 / (n - 1), 1.0
+    for _ in range(n):
+        numbers.append(round(at) - 1.0)
+        at += stride
+    return np.array(numbers[::-1])
+
+
 def _plan(run: str, n: int) -> Plan:
-    times = np.append(np.round(np.arange(n) * 999 / max(n - 1, 1))[::-1], -1.0)
+    times = np.append(_labels(n), -1.0)
     analytic = {"mean_square": _mean_square()[times[:-1].astype(int)]}
     if found := re.match(r"ddim_naive_eta([\d.]+)_", run):
         return ddim(DISCRETE, times, float(found[1]))

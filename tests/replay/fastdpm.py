@@ -15,7 +15,7 @@ from fewstep.plan import Plan
 from fewstep.solvers.ddim import ddim
 from fewstep.solvers.ddpm import ddpm_beta_tilde
 
-from .problem import DISCRETE, Case, Problem, Run, replay
+from .problem import DISCRETE, Case, Problem, Run, replay, replay_labels
 
 
 class _Chain(schedules._VP):
@@ -98,9 +98,10 @@ def _fastdpm(p: Problem, run: str, n: int, info, data) -> Run | None:
         return None
     if found[1] == "VAR":
         return replay(p, _var(found[2], n, float(found[3])), p.model(DISCRETE))
-    labels = np.arange(n) * 999 / (n - 1) if found[2] == "linear" else np.linspace(0, 800**0.5, n) ** 2
-    times = np.append(np.floor(labels + 1e-9)[::-1], -1.0)
-    return replay(p, ddim(DISCRETE, times, float(found[3])), p.model(DISCRETE))
+    # Rounded down as the program rounds: what floating point leaves below a whole number counts.
+    labels = np.arange(n) * (999 / (n - 1)) if found[2] == "linear" else np.linspace(0, 800**0.5, n) ** 2
+    times = np.append(np.floor(labels)[::-1], -1.0)
+    return replay_labels(p, lambda times: ddim(DISCRETE, times, float(found[3])), times, p.model(DISCRETE))
 
 
 def _rounding(problem: Problem, case: Case, x: Tensor) -> bool:

@@ -71,6 +71,24 @@ Run = Callable[[], tuple[Tensor, int]]
 """Computes a vector: the result and the number of model calls."""
 
 
+def replay_labels(
+    problem: Problem, solver: Callable[[np.ndarray], Plan], labels: np.ndarray, model: Model, scale: float = 1.0
+) -> Run:
+    """As :func:`replay`, along a list that may repeat a label: many steps rounded to few labels do.
+
+    From a label to itself a program of one-step methods calls the network and draws a noise, and moves by nothing. So
+    the sampler's grid has each label once, and the calls and draws of the repeats are counted.
+    """
+    moves = np.append(np.diff(labels) < 0, True)
+    plan, draws = solver(labels[moves]), np.flatnonzero(moves)
+
+    def run() -> tuple[Tensor, int]:
+        x = sample(plan, model, scale * problem.x_T, noise=lambda d: problem.noise[int(draws[d])], dtype=torch.float64)
+        return x, len(labels) - 1
+
+    return run
+
+
 @dataclass
 class Case:
     """One vector: where it stands, what it should be, and how to compute it (None: not replayed)."""
