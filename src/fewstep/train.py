@@ -32,6 +32,7 @@ from .schedules import Process
 __all__ = [
     "Settings",
     "Training",
+    "UnfinishedError",
     "accuracy",
     "crop_and_flip",
     "denoising_error",
@@ -40,6 +41,10 @@ __all__ = [
     "train_denoiser",
     "training_flops",
 ]
+
+
+class UnfinishedError(UserError):
+    """A training whose time was cut short; its state is saved, and the same request goes on from there."""
 
 
 @dataclass(frozen=True)
