@@ -14,18 +14,19 @@ OWN = Path(__file__).parent / "golden"
 FOLDER = Path(os.environ.get("FEWSTEP_GOLDEN") or OWN)
 
 MATCHED = {
-    "analytic-dpm": 12,
+    "analytic-dpm": 28,
     "ddim": 24,
     "deis": 212,
     "derived_not_upstream": 74,
-    "diff-sampler": 204,
-    "diffusers": 167,
-    "dpm-solver": 240,
-    "edm": 6,
+    "diff-sampler": 327,
+    "diffusers": 345,
+    "dpm-solver": 253,
+    "edm": 33,
     "fastdpm": 13,
     "gradient-estimation-sampler": 44,
-    "k-diffusion": 120,
-    "pndm": 20,
+    "k-diffusion": 122,
+    "pndm": 21,
+    "score_sde_pytorch": 72,
     "smalldiffusion": 30,
     "unipc": 336,
 }

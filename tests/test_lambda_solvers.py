@@ -12,7 +12,7 @@ from fewstep.exact import GaussianMixture, reference
 from fewstep.plan import difference
 from fewstep.run import sample
 from fewstep.schedules import EDM, ContinuousVP, linear_vp
-from fewstep.solvers.ancestral import dpm2, dpmpp_2m_sde, dpmpp_2s, dpmpp_3m_sde, dpmpp_sde
+from fewstep.solvers.ancestral import dpm2, dpmpp_2s, dpmpp_sde
 from fewstep.solvers.ddim import ddim
 from fewstep.solvers.dpm_solver import _Step, dpm_solver_multistep, dpm_solver_singlestep
 from fewstep.solvers.edm import edm_heun
@@ -50,10 +50,7 @@ def test_second_order_singlestep_in_lambda_is_dpm2_and_2s(n):
 @pytest.mark.parametrize("process", [VP, DISCRETE], ids=["vp", "discrete"])
 def test_sde_solvers_without_noise_are_the_ode_solvers(process):
     times = grids.rho7(process, 12)
-    assert same(dpmpp_2m_sde(process, times, eta=0.0), dpm_solver_multistep(process, times, 2))
-    assert same(dpmpp_2m_sde(process, times, 0.0, taylor=True), dpm_solver_multistep(process, times, 2, taylor=True))
     assert same(dpmpp_sde(process, times, eta=0.0), dpmpp_2s(process, times))
-    assert not dpmpp_3m_sde(process, times, eta=0.0).stochastic
 
 
 @pytest.mark.parametrize("data", [False, True])
@@ -127,7 +124,6 @@ def test_order_of_convergence(make, order):
         (lambda t: unipc(VP, t, 5), "orders 1 to 4"),
         (lambda t: unipc(VP, t, 2, "bh3"), "bh1, bh2, vary"),
         (lambda t: dpm2(VP, t, eta=1.5), "eta"),
-        (lambda t: dpmpp_2m_sde(VP, t, eta=-1), "eta"),
         (lambda t: edm_heun(VP, t, churn=-1), "churn"),
     ],
 )

@@ -75,6 +75,27 @@ def test_no_plan_uses_more_slots_than_live_values():
         assert plan.slots == peak, name
 
 
+@pytest.mark.parametrize("name", SOLVERS)
+def test_rows_do_not_grow_with_the_steps(name):
+    """Memory and time per row are those of the method, however many steps there are."""
+    short, long = (build(name, DISCRETE, nfe, "rho7") for nfe in (50, 200))
+    assert max(len(row.terms) for row in long.rows) == max(len(row.terms) for row in short.rows)
+    assert long.slots == short.slots
+
+
+def test_a_stored_sum_is_a_state_without_a_call():
+    tape = Tape(VP, 0.9)
+    x = tape.x
+    e = tape.eval(x, 0.9)
+    y = x + e
+    tape.store(y, 0.5)
+    plan = tape.plan(y + e, 0.1)
+    assert plan.nfe == 1 and len(plan.states) == 2 and len(plan.states[1]) == 2
+    result = sample(plan, lambda x, t: 0.1 * x, X, dtype=torch.float64)
+    expected = float(VP.alpha(0.1)) * (X / float(VP.alpha(0.9)) + 0.2 * X)
+    torch.testing.assert_close(result, expected)
+
+
 def test_a_tape_writes_down_the_algorithm():
     times = np.array([0.9, 0.5, 0.1])
     tape = Tape(VP, times[0])

@@ -27,7 +27,7 @@ from fewstep.solvers.pndm import f_pndm, ipndm, s_pndm
 
 DISCRETE, VP = linear_vp(), ContinuousVP()
 ALL = {name: make() for name, make in PROCESSES.items()}
-LINEAR_PART = ("euler", "rk4", "fon", "ei-score")
+LINEAR_PART = ("euler", "rk4", "fon", "ei-score", "reverse-diffusion-ode", "quasi-taylor")
 STOCHASTIC = [n for n in SOLVERS if build(n, VP, 20).stochastic]
 DETERMINISTIC = [n for n in SOLVERS if n not in STOCHASTIC]
 EXPONENTIAL = [n for n in DETERMINISTIC if n not in LINEAR_PART]

@@ -2,7 +2,7 @@
 
 Role, one number with its interval::
 
-    {result}`digits/frechet/ddim nfe=10 metric=frechet_distance`
+    {result}`digits/frechet solver=ddim nfe=10 metric=frechet_distance`
 
 The first word is profile/experiment or profile/experiment/cell; the others are coordinates of exactly one measurement,
 and ``digits=2`` asks for two significant digits.

@@ -12,7 +12,10 @@ __all__ = ["UserError", "unknown"]
 
 
 class UserError(ValueError):
-    """A request that cannot be carried out, said in one line."""
+    """A request that cannot be carried out, said in one line (names that are quoted in it may have had several)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

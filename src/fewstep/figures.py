@@ -7,7 +7,7 @@ of solvers, with line style and marker telling the members of a family.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -25,8 +25,10 @@ from .results import METRICS, Record, Recorder
 from .solvers import SOLVERS, get
 
 __all__ = [
+    "canonical_matrices",
     "canonical_matrix",
     "color",
+    "convergence",
     "denoiser_error",
     "direct_labels",
     "error_against_nfe",
@@ -114,6 +116,9 @@ MARKS = {
     "deis-rhoab1": Mark(PURPLE, "v", ":"),
     "deis-rhoab2": Mark(PURPLE, "s", "--"),
     "deis-rhoab3": Mark(PURPLE, "^"),
+    "deis-lambdaab1": Mark(ORANGE, "1", ":"),
+    "deis-lambdaab2": Mark(ORANGE, "2", "--"),
+    "deis-lambdaab3": Mark(ORANGE, "3"),
     "deis-rhork-midpoint": Mark(RED, "v", ":"),
     "deis-rhork-heun": Mark(RED, "o"),
     "deis-rhork-kutta3": Mark(RED, "D", "--"),
@@ -140,6 +145,16 @@ MARKS = {
     "dpmpp-sde": Mark(ORANGE, "s", "--"),
     "dpmpp-2m-sde": Mark(GREEN, "p", "--"),
     "dpmpp-3m-sde": Mark(GREEN, "P", ":"),
+    "plms": Mark(BLUE, "h", "-."),
+    "sde-dpm-solver-2m": Mark(SKY, "s", ":"),
+    "euler-maruyama": Mark(BROWN, "s", ":"),
+    "ancestral": Mark(GREY, "v", ":"),
+    "reverse-diffusion": Mark(GREY, "D", "--"),
+    "reverse-diffusion-ode": Mark(BROWN, "v", "-."),
+    "quasi-taylor": Mark(SKY, "h", "-."),
+    "ito-taylor": Mark(SKY, "p", "--"),
+    "analytic-ddpm": Mark(PURPLE, "s", ":"),
+    "analytic-ddim": Mark(PURPLE, "*", "-."),
 }
 """Colour, marker and line style of every solver, in all figures."""
 
@@ -270,8 +285,8 @@ Records = Iterable[Record | Recorder]
 """Records as :func:`fewstep.results.load` returns them, or the recorder that a notebook has just filled."""
 
 FAMILIES = {
-    "first order": ("ddim", "ddpm", "ddpm-beta-tilde", "euler", "ei-score", "ge"),
-    "pseudo numerical": ("ddim", "pndm-s", "pndm-f", "pndm-prk", "ipndm-2", "ipndm-3", "ipndm-4", "fon"),
+    "first order": ("ddim", "euler", "ei-score", "reverse-diffusion-ode", "quasi-taylor", "ge"),
+    "pseudo numerical": ("ddim", "pndm-s", "pndm-f", "pndm-prk", "plms", "ipndm-2", "ipndm-3", "ipndm-4", "fon"),
     "DEIS, multistep": (
         "ddim",
         "deis-tab1",
@@ -304,9 +319,18 @@ FAMILIES = {
         "dpmpp-3m",
     ),
     "UniPC": ("ddim", "unipc-1", "unipc-2", "unipc-3", "unipc-4"),
-    "SDE": (
+    "DEIS in λ": ("ddim", "deis-rhoab3", "deis-lambdaab1", "deis-lambdaab2", "deis-lambdaab3"),
+    "SDE, first order": (
         "ddim",
+        "ddpm",
         "ddpm-beta-tilde",
+        "euler-maruyama",
+        "reverse-diffusion",
+        "ito-taylor",
+    ),
+    "SDE, exponential": (
+        "ddim",
+        "sde-dpm-solver-2m",
         "dpm2-ancestral",
         "dpmpp-2s-ancestral",
         "dpmpp-sde",
@@ -535,6 +559,109 @@ def canonical_matrix(plan: Plan, ax: Axes | None = None, title: str | None = Non
     if alone:
         ax.figure.colorbar(drawn, ax=ax, shrink=0.8, label="weight / largest of its column")
     return ax
+
+
+def canonical_matrices(plans: Mapping[str, Plan], columns: int = 5) -> Figure:
+    """Canonical tables side by side, as :func:`canonical_matrix` draws them, without their axes.
+
+    The noises of a stochastic plan stand to the right of its outputs, behind a line.
+
+    Args:
+        plans: by title.
+        columns: pictures in a row.
+    """
+    rows = -(-len(plans) // columns)
+    figure, axes = _new(rows, columns, figsize=(7.0, 0.35 + 1.55 * rows))
+    for ax, (title, plan) in zip(axes.flat, plans.items(), strict=False):
+        canonical_matrix(plan, ax)
+        if plan.stochastic:
+            known = _known(plan)[1:]
+            alpha = dict(zip([*plan.inputs, len(plan.states)], plan.alpha, strict=True))
+            scale = np.array([alpha[int(m) + 1] for m in np.flatnonzero(known)])
+            S = plan.canonical().S[known] / scale[:, None]
+            S = S / np.maximum(np.abs(S).max(axis=0), np.finfo(float).tiny)
+            both = np.hstack([ax.images[0].get_array(), S])
+            ax.images[0].remove()
+            ax.imshow(both, cmap="RdBu_r", norm=Normalize(-1, 1), interpolation="nearest", aspect="auto")
+            ax.axvline(plan.nfe - 0.5, color=BLACK, linewidth=0.8)
+        ax.set(xlabel="", ylabel="", xticks=[], yticks=[], aspect="auto", box_aspect=1.0)
+        ax.set_title(title, fontsize=7.5)
+    for ax in axes.flat[len(plans) :]:
+        ax.remove()
+    colors = plt.cm.ScalarMappable(Normalize(-1, 1), "RdBu_r")
+    bar = figure.colorbar(colors, ax=list(axes.flat[: len(plans)]), location="bottom", shrink=0.4, aspect=40, pad=0.02)
+    bar.set_label("weight / largest of its column")
+    return figure
+
+
+def _known(plan: Plan) -> np.ndarray:
+    """Which states are at a known time: those at which the network is called, and the result."""
+    known = np.zeros(len(plan.states) + 1, dtype=bool)
+    known[[*plan.inputs, len(plan.states)]] = True
+    return known
+
+
+GRID_COLORS = {"uniform": BLUE, "quadratic": GREEN, "rho7": ORANGE}
+"""Colours of the time grids, in figures that compare them."""
+
+
+def convergence(records: Records, process: str = "vp", columns: int = 5) -> Figure:
+    """Error to the exact solution against calls, a panel for each solver, with the slope that theory gives.
+
+    A panel has a line for each grid and the fitted slope in its colour, the slope of theory dashed below the lines, and
+    DDIM on its first grid in light grey.
+
+    Args:
+        records: of the experiment ``exact_error``.
+        process: the name of a process with fitted orders.
+        columns: panels in a row.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    rows = _rows(records, metric="error", process=process)
+    orders = _rows(records, metric="order", process=process)
+    names = [name for name in SOLVERS if any(row["solver"] == name for row in orders)]
+    down = -(-len(names) // columns)
+    figure, axes = _new(down, columns, figsize=(7.0, 0.4 + 1.3 * down), sharex=True, sharey=True)
+    grids = _values(orders, "grid")
+    tints = {
+        grid: GRID_COLORS.get(grid, color) for grid, color in zip(grids, [RED, PURPLE, SKY, BROWN] * 9, strict=False)
+    }
+    ddim = [row for row in rows if row["solver"] == "ddim" and row["grid"] == grids[0]]
+    place_of = {name: place for place, name in enumerate(names)}
+    for ax, name in zip(axes.flat, names, strict=False):
+        _draw(ax, ddim, "nfe", color="#cccccc", linewidth=1.0)
+        fitted = {row["grid"]: row for row in orders if row["solver"] == name}
+        for place, (grid, fit) in enumerate(fitted.items()):
+            chosen = [row for row in rows if row["solver"] == name and row["grid"] == grid]
+            _draw(ax, chosen, "nfe", color=tints[grid], linewidth=1.0, marker=".", markersize=3)
+            where = {"xycoords": "axes fraction", "fontsize": 6.5, "color": 0.75 * np.array(to_rgb(tints[grid]))}
+            ax.annotate(f"{fit['value']:.1f}", (0.03 + 0.17 * place, 0.05), **where)
+        theory = next(iter(fitted.values()))["theory"]
+        best = [row for row in rows if row["solver"] == name and row["nfe"] >= next(iter(fitted.values()))["fit_from"]]
+        first = min(row["nfe"] for row in best)
+        level = 0.25 * min(row["value"] for row in best if row["nfe"] == first)
+        x = np.array([first, max(row["nfe"] for row in best)])
+        ax.plot(x, level * (x / first) ** -float(theory), color=BLACK, linewidth=0.9, linestyle="--")
+        ax.annotate(f"{theory}", (x[0], level), xytext=(-2, -1), textcoords="offset points", fontsize=6.5, ha="right")
+        ax.set_title(label(name), fontsize=7.5)
+        ax.set(xscale="log", yscale="log", ylim=(1e-11, 10.0))
+        ax.tick_params(labelsize=6.5)
+        ax.set_xticks([10, 100], ["10", "100"])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_yticks([1e-9, 1e-6, 1e-3, 1])
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.tick_params(labelbottom=place_of[name] >= len(names) - columns)
+    for ax in axes.flat[len(names) :]:
+        ax.remove()
+    handles = [plt.Line2D([], [], color=tints[grid], marker=".", label=grid) for grid in grids]
+    handles += [plt.Line2D([], [], color=BLACK, linestyle="--", label="theory")]
+    handles += [plt.Line2D([], [], color="#cccccc", label=f"DDIM, {grids[0]}")]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    figure.supxlabel("network calls", fontsize=8)
+    figure.supylabel("RMS error", fontsize=8)
+    return figure
 
 
 def parametrisation(records: Records, step: int = 20, times: Sequence[int] = (900, 500, 100)) -> Figure:

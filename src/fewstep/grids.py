@@ -46,7 +46,8 @@ def check(process: Process, times: Grid) -> Grid:
     """Return ``times`` as float64 if they are a grid of this process.
 
     Raises:
-        UserError: unless there are two or more finite, strictly decreasing times inside [t_min, t_max].
+        UserError: unless there are two or more finite, strictly decreasing times inside [t_min, t_max], whose noise
+            levels can be told apart and are positive but for the last.
     """
     times = np.asarray(times, dtype=np.float64)
     if times.ndim != 1 or len(times) < 2:
@@ -62,6 +63,15 @@ def check(process: Process, times: Grid) -> Grid:
     slack = 1e-9 * (process.t_max - process.t_min)
     if times[0] > process.t_max + slack or times[-1] < process.t_min - slack:
         raise UserError(f"a grid must lie in [{process.t_min:g}, {process.t_max:g}], got [{times[-1]:g}, {times[0]:g}]")
+    rho = process.rho(times)
+    # A difference of levels must not be all rounding: the weights of multistep methods divide by it.
+    apart = rho[1:] < rho[:-1] * (1.0 - 1e-9)
+    if not np.all(apart):
+        k = int(np.argmin(apart))
+        raise UserError(
+            f"the noise level must fall from step to step, but it is {rho[k]:g} at t[{k}] = {times[k]:g} and"
+            f" {rho[k + 1]:g} at t[{k + 1}] = {times[k + 1]:g} (fewer steps, or another grid, would)"
+        )
     return times
 
 

@@ -8,10 +8,10 @@ Between two calls of the network every sampler of this book only forms linear co
     \varepsilon_k = \mathrm{model}(x_k, t_k), \qquad
     x_{k+1} = \sum_{j\le k} X_{kj}\,x_j + \sum_{j\le k} E_{kj}\,\varepsilon_j + \sum_d S_{kd}\,z_d ,
 
-so the sampler *is* the table (t, X, E, S): a :class:`Plan`. (A sampler that adds noise before its first call, or calls
-the network twice at one state, has a state more or less than K + 1; the table is the same.) A solver writes its paper's
-algorithm on symbols in :math:`\bar x = x/\alpha`; a :class:`Tape` records what it does. Example, DDIM on a grid
-``times``::
+so the sampler *is* the table (t, X, E, S): a :class:`Plan`. (A sampler that adds noise before its first call, corrects
+a state after its call, or calls the network twice at one state has more or fewer states than K + 1; the table is the
+same.) A solver writes its paper's algorithm on symbols in :math:`\bar x = x/\alpha`; a :class:`Tape` records what it
+does. Example, DDIM on a grid ``times``::
 
     rho = process.rho(times)
     tape = Tape(process, times[0])
@@ -112,18 +112,24 @@ class Tape:
     def eval(self, x: Symbol, t: float) -> Symbol:
         r"""Call the network at state :math:`\bar x` and time t; returns the symbol of ε.
 
-        The state gets a name of its own: from now on ``x`` stands for the stored tensor, not for the sum it was.
+        The state gets a name of its own, as by :meth:`store`.
+        """
+        self.store(x, t)
+        self._inputs.append(len(self._states))
+        self._times.append(float(t))
+        return Symbol({("e", len(self._times) - 1): 1.0})
+
+    def store(self, x: Symbol, t: float) -> None:
+        r"""Name the sum: from now on ``x`` stands for the stored tensor :math:`\alpha(t)\,\bar x`, not for its terms.
+
+        For a sum at which the network is not called but from which later ones start; unnamed, each of them would carry
+        all of its terms along.
         """
         alpha = float(self.process.alpha(t))
         terms = {key: alpha * c for key, c in x.terms.items() if c != 0.0}
-        state = len(self._states)
-        if not _is_state(terms, state):
+        if not _is_state(terms, len(self._states)):
             self._states.append(terms)
-            state += 1
-            x.terms = {("x", state): 1.0 / alpha}
-        self._inputs.append(state)
-        self._times.append(float(t))
-        return Symbol({("e", len(self._times) - 1): 1.0})
+            x.terms = {("x", len(self._states)): 1.0 / alpha}
 
     def noise(self) -> Symbol:
         """A fresh standard normal z. The draw is counted even if its coefficient turns out to be zero."""

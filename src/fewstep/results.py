@@ -81,6 +81,7 @@ METRICS = {
     "eps_error": "error of the ε parametrisation",
     "extrapolation_error": "error of polynomial extrapolation",
     "relative_error": "relative error of the denoiser",
+    "mean_square": "mean square of the predicted noise",
     "distance": "distance to the data",
     "loss": "denoising loss",
     "accuracy": "accuracy",
@@ -103,6 +104,7 @@ TOLERANCE: dict[str, tuple[float, float] | None] = {
     "eps_error": _EXACT,
     "extrapolation_error": _EXACT,
     "relative_error": _NETWORK,
+    "mean_square": _NETWORK,
     "distance": _NETWORK,
     "loss": (0.05, 0.0),
     "accuracy": (0.0, 0.02),
@@ -447,14 +449,13 @@ def _planned(path: Path, changed_ns: int) -> dict[str, dict[str, dict[str, dict[
 
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-        content.pop("shared", None)  # a place for YAML anchors
+        if isinstance(content, dict):
+            content.pop("shared", None)  # a place for YAML anchors
         document = TypeAdapter(dict[Name, dict[Name, _Experiment]]).validate_python(content)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    except AttributeError:
-        raise UserError(f"{path}: profiles by name are needed") from None
     except ValidationError as error:
         raise UserError(f"{path}: {_complaint(error)}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, or a date that does not exist
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     return {
         profile: {
             name: {cell: {**experiment.parameters, **parameters} for cell, parameters in experiment.cells.items()}

@@ -144,7 +144,7 @@ def _weights(plan: Plan, dtype: torch.dtype, device: torch.device) -> Sequence[T
 
 
 @functools.cache
-def _fused() -> Callable[[Tensor, list[Tensor | None], bool], Tensor]:
+def _fused() -> Callable[..., Tensor]:
     return torch.compile(_weighted_sum)
 
 

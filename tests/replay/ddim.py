@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from fewstep.models.protocol import clipped
 from fewstep.solvers.ddim import ddim
 from fewstep.solvers.ddpm import ddpm
 
-from .problem import DISCRETE, Problem, Run, clipped, replay
+from .problem import DISCRETE, Problem, Run, replay
 
 
 def _ddim(p: Problem, run: str, n: int, info: dict[str, Any], data) -> Run | None:

@@ -7,9 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from fewstep import grids, schedules
+from fewstep.adaptive.dpm_solver import Elementary, dpm_solver_adaptive
+from fewstep.run import sample
 from fewstep.solvers import unipc as unipc_module
+from fewstep.solvers.ddim import ddim
 from fewstep.solvers.dpm_solver import dpm_solver_multistep, dpm_solver_singlestep
 from fewstep.solvers.unipc import unipc
 
@@ -45,9 +50,52 @@ def _singlestep_orders(n: int, order: int) -> list[int]:
     return [order] * (n // order) + [1] * (n % order)
 
 
+class _SinglePrecision(Elementary):
+    """The controller of DPM-Solver's program, which rounds E^(-1/p) to float32: a relative change of 6e-8 in h."""
+
+    def __call__(self, error: float) -> tuple[bool, float]:
+        accepted, _ = super().__call__(error)
+        return accepted, self.safety * float(np.float32(error ** (-1.0 / self.order)))
+
+
+def _adaptive(p: Problem, run: str, info) -> Run:
+    """DPM-Solver's program evaluates the model again where it stood before a rejected step: one call more for each."""
+    process, end = (DISCRETE, 0.0) if run.startswith("disc") else (VP, 1e-3)
+    order = info["order"]
+
+    def calls() -> tuple[Tensor, int]:
+        found = dpm_solver_adaptive(
+            process,
+            p.model(process),
+            p.x_T,
+            order,
+            "dpmsolver++" in run,
+            atol=info["atol"],
+            rtol=info["rtol"],
+            h=info["h_init"],
+            controller=_SinglePrecision(order, info["theta"]),
+            t_end=end,
+            dtype=torch.float64,
+        )
+        return found.x, found.nfe + found.rejected
+
+    return calls
+
+
+def _and_denoise(p: Problem, process: schedules.Process, end: float, run: Run) -> Run:
+    """A DDIM step from ``end`` to the clean end: what the program calls denoise to zero."""
+
+    def both() -> tuple[Tensor, int]:
+        x, calls = run()
+        plan = ddim(process, np.array([end, process.t_min]))
+        return sample(plan, p.model(process), x, dtype=torch.float64), calls + plan.nfe
+
+    return both
+
+
 def _dpm_solver(p: Problem, run: str, n: int, info, data) -> Run | None:
-    if "adaptive" in run or "denoise0" in run or "f32" in run:
-        return None
+    if "adaptive" in run:
+        return _adaptive(p, run, info)
     process, grid, end, order = _lambda_setting(run)
     options = {"data": "dpmsolver++" in run, "taylor": "taylor" in run}
     times = grid(process, n, process.t_max, end)
@@ -61,7 +109,8 @@ def _dpm_solver(p: Problem, run: str, n: int, info, data) -> Run | None:
         else:
             times = times[np.cumsum([0, *orders])]
         plan = dpm_solver_singlestep(process, times, orders, spacing=grid, **options)
-    return replay(p, plan, p.model(process))
+    result = replay(p, plan, p.model(process))
+    return _and_denoise(p, process, end, result) if "denoise0" in run else result
 
 
 WEIGHTS = unipc_module._weights

@@ -6,9 +6,10 @@ import re
 
 import numpy as np
 
+from fewstep.models.protocol import clipped
 from fewstep.solvers.gradient_estimation import ge
 
-from .problem import DISCRETE, EDM, Problem, Run, clipped, replay
+from .problem import DISCRETE, EDM, Problem, Run, replay
 
 
 def _smalldiffusion(p: Problem, run: str, n: int, info, data) -> Run | None:
@@ -22,6 +23,32 @@ def _smalldiffusion(p: Problem, run: str, n: int, info, data) -> Run | None:
     labels = np.append(np.round(1000 * (1 - np.arange(n) / n)).astype(int) - 1, 0)
     sigmas = table[labels]
     return replay(p, ge(EDM, sigmas, float(found[4]), float(found[5])), p.model(EDM), float(sigmas[0]))
+
+
+def labels(run: str, settings: dict, n: int) -> np.ndarray:
+    """The labels of the authors' schedules by the rules that settings.json states, the end included.
+
+    A level stands for the first label that is not below it. The log-linear rules end on a level of the table itself:
+    in single precision rounding then decides between two labels, which is why the replays take the recorded ones.
+    """
+    table = DISCRETE.rho(np.arange(DISCRETE.n))
+    start, end = settings["start"], settings["end"]
+
+    def first(levels: np.ndarray) -> np.ndarray:
+        return np.searchsorted(table, levels * (1 - 1e-12))
+
+    if settings["style"] == "Linear" and run.startswith("experiment"):
+        return np.append(first(np.geomspace(start, end, n)), 0)
+    if settings["style"] == "Linear":  # the stated end is not used
+        return np.append(first(np.geomspace(start, table[1000 // n], n)), 0)
+    if settings["style"] == "LinearPrecise":
+        return np.append(first(np.geomspace(start, table[1000 // n], n - 1)), [1, 0])
+    if settings["style"] == "EDM":
+        return first(np.linspace(start ** (1 / 7), end ** (1 / 7), n + 1) ** 7)
+    high, low = first(np.array([start, end]))
+    if settings["style"] == "DDIM":
+        return np.linspace(high, low, n + 1).astype(int)
+    return np.append(np.linspace(high, low, n).astype(int), 0)  # DDIMPrecise
 
 
 def _gradient_estimation(p: Problem, run: str, n: int, info, data) -> Run | None:

@@ -8,11 +8,14 @@ from fewstep.solvers.classical import fon, unit_transfer_slope
 from fewstep.solvers.ddim import ddim
 from fewstep.solvers.pndm import f_pndm, s_pndm
 
-from .problem import DISCRETE, Problem, Run, Table, replay
+from .problem import DISCRETE, VP, Problem, Run, Table, replay
+from .score_sde import rk45_in_single
 
 
 def _pndm(p: Problem, run: str, n: int, info, data) -> Run | None:
     method, _, variant = run.partition("_")
+    if method == "PF":
+        return rk45_in_single(p, VP, info["tol"], 1e-3)
     solver = {
         "DDIM": ddim,
         "S-PNDM": s_pndm,

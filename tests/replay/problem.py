@@ -66,18 +66,6 @@ class Problem:
         return lambda x, t: mixture(x, t + shift)
 
 
-def clipped(
-    model: Callable[[Tensor, Tensor], Tensor], process: schedules.Process
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """The ε-model whose denoised value is clipped to [−1, 1]: clipping belongs to the model, not to the sampler."""
-
-    def clip(x: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = float(process.alpha(float(t[0]))), float(process.sigma(float(t[0])))
-        return (x - alpha * ((x - sigma * model(x, t)) / alpha).clamp(-1, 1)) / sigma
-
-    return clip
-
-
 Model = Callable[[Tensor, Tensor], Tensor]
 Run = Callable[[], tuple[Tensor, int]]
 """Computes a vector: the result and the number of model calls."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .checkpoints import load, manifest, save
 from .features import FeatureNet, ResNet
-from .protocol import EpsModel, coefficients, from_score, from_v, from_x0
+from .protocol import EpsModel, clipped, coefficients, from_score, from_v, from_x0, thresholded
 from .unet import UNet
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "FeatureNet",
     "ResNet",
     "UNet",
+    "clipped",
     "coefficients",
     "from_score",
     "from_v",
@@ -19,4 +20,5 @@ __all__ = [
     "load",
     "manifest",
     "save",
+    "thresholded",
 ]

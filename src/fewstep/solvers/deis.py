@@ -6,13 +6,19 @@ The linear part of the probability-flow ODE is solved exactly, which in :math:`\
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammainc
+
 from ..errors import UserError
 from ..grids import Grid, check
 from ..plan import Plan, Symbol, Tape
 from ..schedules import Process
 from .coefficients import TABLEAUX, adams_bashforth, integrate_d_rho, lagrange
 
-__all__ = ["ei_eps", "ei_score", "rho_ab", "rho_rk", "t_ab"]
+__all__ = ["ei_eps", "ei_score", "lambda_ab", "rho_ab", "rho_rk", "t_ab"]
 
 
 def ei_score(process: Process, times: Grid) -> Plan:
@@ -74,6 +80,54 @@ def rho_ab(process: Process, times: Grid, order: int = 3) -> Plan:
         order,
         lambda nodes, t, u: adams_bashforth(process.rho(nodes), float(process.rho(t)), float(process.rho(u))),
     )
+
+
+def lambda_ab(process: Process, times: Grid, order: int = 3, final: int = 0) -> Plan:
+    r"""The Adams–Bashforth form of DEIS with the polynomial in *λ* = −log ρ, a third choice beside *t* and *ρ*.
+
+    With :math:`s = \lambda - \lambda_i` and :math:`h = \lambda_{i+1} - \lambda_i`,
+
+    .. math::
+
+        C_{ij} = \int_{\rho_i}^{\rho_{i+1}} L_j(\lambda)\,d\rho = -\rho_i\int_0^h L_j(s)\,e^{-s}\,ds, \qquad
+        \int_0^h s^k e^{-s}\,ds = \gamma(k + 1, h) ,
+
+    the incomplete gamma function, so that the integrals are closed forms. It is the exponential Adams–Bashforth method
+    of DPM-Solver's integral of ε; degree 1 is multistep DPM-Solver-2 in its Taylor form. A step to ρ = 0, where λ is
+    infinite, is a DDIM step.
+
+    Args:
+        order: the degree; it rises 0, 1, … ``order`` over the first steps.
+        final: in the last ``final`` steps the degree is less than the number of steps left. 0: no fall back.
+
+    Raises:
+        UserError: unless 0 <= order <= 3 and final >= 0.
+    """
+    if final < 0:
+        raise UserError(f"final must not be negative, got {final}")
+    grid = check(process, times)
+
+    def weights(nodes: Grid, t: float, u: float) -> NDArray[np.float64]:
+        left = int(np.count_nonzero(grid < t))
+        used = min(len(nodes), left) if left <= final else len(nodes)
+        C = np.zeros(len(nodes))
+        if process.rho(u) > 0:
+            C[:used] = _lambda_weights(process.rho(nodes[:used]), float(process.rho(u)))
+        else:
+            C[0] = -float(process.rho(t))
+        return C
+
+    return _adams(process, times, order, weights)
+
+
+def _lambda_weights(rho: NDArray[np.float64], rho_u: float) -> NDArray[np.float64]:
+    r"""The integrals of :math:`L_j(\lambda)\,d\rho` from the first of the levels ``rho`` to ``rho_u``."""
+    h = math.log(rho[0] / rho_u)
+    s = np.log(rho[0] / rho)
+    unit = -float(s[-1]) or 1.0  # distances in units of the history's length, for the conditioning of the system
+    k = np.arange(len(rho))
+    moments = np.array([math.factorial(i) for i in k]) * gammainc(k + 1.0, h) / unit**k
+    return np.asarray(-rho[0] * np.linalg.solve(np.vander(s / unit, increasing=True).T, moments))
 
 
 def _adams(process: Process, times: Grid, order: int, weights) -> Plan:

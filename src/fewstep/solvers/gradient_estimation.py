@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 from ..errors import UserError
 from ..grids import Grid, check
 from ..plan import Plan, Tape
 from ..schedules import Process
 
-__all__ = ["ge"]
+__all__ = ["distance_descent", "ge"]
 
 
 def ge(process: Process, times: Grid, gamma: float = 2.0, mu: float = 0.0) -> Plan:
@@ -45,4 +47,35 @@ def ge(process: Process, times: Grid, gamma: float = 2.0, mu: float = 0.0) -> Pl
         if mu > 0:
             x = x + math.sqrt(rho[i + 1] ** 2 - low**2) * tape.noise()
         last = e
+    return tape.plan(x, times[-1])
+
+
+def distance_descent(process: Process, times: Grid, steps: Sequence[float] | None = None) -> Plan:
+    r"""Gradient descent on the squared distance to the data, smoothed ever less (Permenter & Yuan 2023).
+
+    In :math:`\bar x` with σ = ρ, and :math:`\sigma\varepsilon` for the gradient of half the smoothed squared distance
+    (:func:`~fewstep.exact.smoothed_distance`), which it is for the ideal denoiser,
+
+    .. math:: \bar x_{k+1} = \bar x_k - \eta_k\,\nabla\tfrac12 d^2_{\sigma_k}(\bar x_k) .
+
+    η = 1 would jump to the denoised value. The default, :math:`1 - \sigma_{k+1}/\sigma_k`, shrinks the distance as
+    fast as the grid shrinks σ, wherever the gradient is the offset from the nearest point. It makes this DDIM.
+
+    Args:
+        steps: the n step sizes :math:`\eta_k`, each in (0, 1].
+
+    Raises:
+        UserError: unless there is one step size in (0, 1] for each step of the grid.
+    """
+    times = check(process, times)
+    rho = process.rho(times).tolist()
+    if steps is None:
+        steps = [1.0 - after / before for before, after in pairwise(rho)]
+    if len(steps) != len(times) - 1 or not all(0.0 < step <= 1.0 for step in steps):
+        raise UserError(f"steps needs {len(times) - 1} step sizes in (0, 1], one for each step of the grid")
+    tape = Tape(process, times[0])
+    x = tape.x
+    for i, step in enumerate(steps):
+        gradient = rho[i] * tape.eval(x, times[i])
+        x = x - step * gradient
     return tape.plan(x, times[-1])

@@ -84,6 +84,7 @@ def unipc(
         e = tape.eval(predicted, times[i + 1])
         m_u = _prediction(data, predicted, rho[i + 1], e)
         x = base + _combine(step, _weights(basis, step, [*r, 1.0]), [*D, m_u - m0])
+        tape.store(x, times[i + 1])
         history = [(-math.log(rho[i + 1]), m_u), *history[: order - 1]]
     return tape.plan(x, times[-1])
 
