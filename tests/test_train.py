@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 
 from fewstep import data, models, schedules, train
 from fewstep.errors import UserError
@@ -172,6 +173,20 @@ def test_bfloat16_flips_and_8_bit_images_resume_too(tmp_path, pixels):
     for key, value in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[key], value), key
     assert resumed.losses == whole.losses and resumed.steps == 70 and resumed.finished
+
+
+def test_a_restored_optimiser_has_the_order_of_memory_of_its_weights(tmp_path, pixels):
+    """A fused optimiser on a GPU refuses any other."""
+    settings, state, built = train.Settings(steps=50, fast=True, **FAST), tmp_path / "state.safetensors", []
+    train.train_denoiser(build, pixels[:4], PROCESS, settings, state, False)
+    network = build().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters())
+    ema = EMAModel(network.parameters())
+    train._restore(state, network, ema, optimizer, train.Training(network), settings)
+    for p in network.parameters():
+        built.append(p.stride())
+        assert optimizer.state[p]["exp_avg"].stride() == p.stride()
+    assert any(stride[-1] != 1 for stride in built if len(stride) == 4)
 
 
 def test_two_half_times_are_one(tmp_path, pixels, monkeypatch):

@@ -98,7 +98,7 @@ def run(profile: str, minutes: float) -> int:
         nonlocal failed, left
         name = f"{profile}/{cell.experiment}/{cell.name}"
         remaining = end - time.time()
-        needed = SPARE if results.is_training(cell.experiment) else forecast(cell, seen)
+        needed = GUESS if results.is_training(cell.experiment) else forecast(cell, seen)
         if remaining < needed:
             left += 1
             print(f"later  {name}: needs about {needed:.0f} s, {max(0, remaining):.0f} s are left", flush=True)
