@@ -33,6 +33,16 @@ cifar10:
     parameters: {features: cifar10-features}
     cells:
       images: {blurs: [1.0], noises: [0.1], qualities: [20]}
+  samples:
+    cells:
+      grids: {model: cifar10-unet, budgets: [2], samples: 4}
+  speed:
+    cells:
+      ddim: {model: cifar10-unet, calls: 2, batch: 3, repeats: 1, ways: [eager]}
+  ode_error:
+    parameters: {model: cifar10-unet, features: cifar10-features, budgets: [2], reference_calls: 80, samples: 3}
+    cells:
+      ddim: {solvers: {ddim: [quadratic]}}
   fd_cifar:
     parameters: {model: cifar10-unet, features: cifar10-features, samples: 12, keep: 12, batch: 5, budgets: [2]}
     cells:
@@ -84,7 +94,7 @@ def test_a_mistake_costs_nothing(clone):
 
 def test_cut_short_and_taken_up_again(clone):
     # A deadline that has passed cuts a training after its first block.
-    code, said = gpu(clone, 5, FEWSTEP_DEADLINE="0")
+    code, said = gpu(clone, 5, FEWSTEP_DEADLINE="0", TRAIN_MINUTES="10")
     assert code == 0, said
     assert "start  cifar10/train_unet/unet" in said and "later  cifar10/train_unet/unet" in said, said
     assert records(clone) == ["train_classifier/features.json"]
@@ -95,8 +105,9 @@ def test_cut_short_and_taken_up_again(clone):
     assert code == 1 and "unknown grid 'uniformm'" in said, said  # one bad cell stops no other
     assert "Traceback" not in said
     assert "train_classifier" not in said  # what is there is left alone
-    made = ["fd_cifar/ddim.json", "sanity/images.json", "train_classifier/features.json", "train_unet/unet.json"]
-    assert records(clone) == made
+    measured = ["fd_cifar/ddim", "ode_error/ddim", "samples/grids", "sanity/images", "speed/ddim"]
+    assert records(clone) == [f"{name}.json" for name in (*measured, "train_classifier/features", "train_unet/unet")]
+    assert (clone / "book/_static/cifar10/ddim-uniform-2.png").exists()
     record = json.loads((clone / "data/results/cifar10/fd_cifar/ddim.json").read_text())
     metrics = [m["metric"] for m in record["measurements"] if m["seeds"] == [1]]
     assert metrics == ["frechet_distance", "kernel_distance", "precision", "recall", "seconds"]
