@@ -47,7 +47,7 @@ import record_tables as tables
 import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
-from records import _Records, _Table, provenance, rows_of
+from records import _Records, _Table, notes, provenance, rows_of
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
@@ -60,6 +60,7 @@ from fewstep.solvers import SOLVERS, Solver
 Row = dict[str, Any]
 Content = list[nodes.Node]
 
+NO_BREAK = "\u00a0"
 EXPERIMENT = ("digits", "exact_error")
 """Where the errors on the exact problems are recorded."""
 
@@ -107,7 +108,7 @@ def calls(solver: Solver) -> str:
     count = "n" if solver.calls == 1 else f"{solver.calls} n"
     if solver.extra:
         count += f" {'+' if solver.extra > 0 else '−'} {abs(solver.extra)}"
-    return count
+    return count.replace(" ", NO_BREAK)
 
 
 def order(solver: Solver) -> str:
@@ -270,7 +271,7 @@ class FieldGuide(_Table):
     # --- what each is
 
     def methods(self) -> list[nodes.Node]:
-        top = ["sampler", "name", "order", "calls", "noise", "tensors", "start and finish", "tests"]
+        top = ["sampler", "name and source", "order", "calls", "noise", "tensors", "start and finish", "tests"]
         content = [[text(s.title), *self.method(s)] for s in SOLVERS.values()]
         table = tables.build_table(self.options.get("caption", "What each sampler is"), top, content, 1)
         table["classes"] = ["results", "guide"]
@@ -291,12 +292,16 @@ class FieldGuide(_Table):
         if links:
             links[0] = nodes.Text(links[0].astext().removeprefix("; "))
         return [
-            [link(f"{solver.module}.{function}", solver.name, docname)],
+            [
+                link(f"{solver.module}.{function}", solver.name, docname),
+                nodes.Text(" "),
+                nodes.inline("", solver.reference, classes=["source"]),
+            ],
             text(order(solver)),
             text(calls(solver)),
             text("yes" if stochastic(solver.name) else "no"),
             text(example(solver.name).slots),
-            text(getattr(solver, "rules", "") or "–"),
+            text(solver.rules.replace("ρ = 0", f"ρ{NO_BREAK}={NO_BREAK}0") or "–"),
             links or quiet("those of all"),
         ]
 
@@ -319,20 +324,21 @@ class FieldGuide(_Table):
             found.append(provenance([r for r in records if r.provenance.cell in used], rows))
         for reason in dict.fromkeys(filter(None, (row["stale"] for row in rows))):
             found.append(nodes.paragraph(text=f"† stale: {reason}; to be measured again", classes=["stale-note"]))
+            notes(self.env).stale.add((self.env.docname, "/".join(EXPERIMENT)))
         return found
 
     def error(self, solver: Solver, rows: list[Row], budgets: list[int]) -> list[Content]:
-        blank = 2 + len(budgets)
-        mine = [row for row in rows if row["solver"] == solver.name]
+        mine, twin = [row for row in rows if row["solver"] == solver.name], None
         if not mine:
-            twin = next(
-                (name for name in equals().get(solver.name, []) if any(r["solver"] == name for r in rows)), None
-            )
-            if twin:
-                return [quiet(f"the table of {SOLVERS[twin].title}"), *[quiet("=")] * (blank - 1)]
-            word = "no single solution to compare with" if stochastic(solver.name) else "not measured"
-            return [quiet(word), *[quiet("–")] * (blank - 1)]
+            measured = {row["solver"] for row in rows}
+            twin = next((name for name in equals().get(solver.name, []) if name in measured), None)
+            mine = [row for row in rows if row["solver"] == twin]
+        if not mine:
+            word = "stochastic: no one solution to compare with" if stochastic(solver.name) else "not measured"
+            return [quiet(word), *[quiet("–")] * (1 + len(budgets))]
         cells = [text(best["grid"]) if (best := least(mine, n)) else quiet("–") for n in (10, 20)]
+        if twin:
+            cells[0] = [*cells[0], *quiet(f", as {SOLVERS[twin].title}")]
         for n in budgets:
             row = least(mine, n)
             if row is None:
