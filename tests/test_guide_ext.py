@@ -215,6 +215,7 @@ def test_every_solver_has_a_row(book):
     for solver in SOLVERS.values():
         assert solver.name in found[solver.title], solver.name
     assert "| 1 | n | no | 2 |" in found["DDIM"] and "| – | n | yes |" in found["DDPM"]
+    assert "replays" not in found["Euler"] and "score-sde" in found["Euler–Maruyama"]
     assert "n\u00a0+\u00a09" in found["F-PNDM"] and "replays: " in found["F-PNDM"] and "pndm" in found["F-PNDM"]
 
 

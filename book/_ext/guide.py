@@ -173,13 +173,13 @@ def tests_of(solver: Solver, root: Path) -> list[tuple[str, str]]:
 
 @functools.cache
 def replays(root: Path) -> dict[str, set[str]]:
-    """For each module of tests/replay the functions of ``fewstep.solvers`` that it imports."""
+    """For each module of tests/replay what it imports from ``fewstep.solvers``: functions, and modules by full name."""
     found = {}
     for path in sorted((root / "tests" / "replay").glob("*.py")):
         names = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fewstep.solvers."):
-                names |= {alias.name for alias in node.names}
+                names |= {alias.name for alias in node.names} | {str(node.module)}
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 names.add(node.attr)
         found[path.stem] = names
@@ -258,7 +258,8 @@ class FieldGuide(_Table):
     }
 
     def content_nodes(self) -> list[nodes.Node]:
-        for path in [*(self.root / "src" / "fewstep").rglob("*.py"), *mathematics(self.root)]:
+        sources = (self.root / "src" / "fewstep").rglob("*.py")
+        for path in [Path(__file__), *sources, *mathematics(self.root)]:
             self.env.note_dependency(str(path))
         parts = {"methods": self.methods, "errors": self.errors, "reported": self.reported}
         if self.arguments[0] not in parts:
@@ -284,10 +285,14 @@ class FieldGuide(_Table):
         for file, name in tests_of(solver, self.root)[:1]:
             links += [nodes.Text("; "), to_test(file, name, docname)]
         programs = [stem for stem, names in replays(self.root).items() if function in names]
+        # A replay may build a sampler of parts: it imports from the solver's module, but no sampler of it.
+        whole = {other.function.split(":")[1] for other in SOLVERS.values() if other.module == solver.module}
+        of_parts = [stem for stem, names in replays(self.root).items() if solver.module in names and not names & whole]
+        programs = programs or of_parts
         for k, stem in enumerate(programs):
             links += [
                 nodes.Text("; replays: " if k == 0 else ", "),
-                to_test(f"tests/replay/{stem}.py", None, docname, stem.replace("_", " ")),
+                to_test(f"tests/replay/{stem}.py", None, docname, stem.removesuffix("_schedulers").replace("_", "-")),
             ]
         if links:
             links[0] = nodes.Text(links[0].astext().removeprefix("; "))
