@@ -8,12 +8,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 PROFILE ?= digits
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PORT ?= 8000
+GPU_MINUTES ?= 30
+GPU_PYTHON ?= $(BIN)/python
 
 SITE := _build/html
 BOOK_INPUTS := book src data workflow requirements.lock _config.yml _toc.yml
 JUPYTER_BOOK = $(BIN)/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml
 
-.PHONY: help book test serve experiments train check bench test-golden lint book-strict venv lock clean
+.PHONY: help book test serve experiments train gpu check bench test-golden lint book-strict venv lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -36,6 +38,11 @@ experiments: $(STAMP)  ## run the experiments of PROFILE whose record is missing
 
 train: $(STAMP)  ## train the networks of PROFILE anew
 	@$(BIN)/python workflow/run.py train $(PROFILE)
+
+# GPU_PYTHON names the Python of a machine that has all packages but no network; there the book is not rendered.
+gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(STAMP))  ## profile cifar10 on one GPU: train, measure, record (GPU_MINUTES=..., FEWSTEP_DATA=...)
+	PYTHONPATH=src$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) workflow/gpu.py cifar10 --minutes $(GPU_MINUTES)
+	$(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(MAKE) book)
 
 check: $(STAMP)  ## run all experiments of PROFILE anew and compare each number with the committed record
 	@$(BIN)/python workflow/run.py check $(PROFILE) --jobs $(JOBS)

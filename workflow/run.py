@@ -94,9 +94,11 @@ def check(profile: str, jobs: int) -> int:
 
 
 def train(profile: str) -> int:
-    """Runs the training notebook of a profile, with all threads. Returns the exit code."""
+    """Runs the training notebooks of a profile, with all threads. Returns the exit code."""
     failed = 0
-    for cell in results.cells(profile, results.TRAINING):
+    for cell in [
+        cell for name in results.training(profile) or [results.TRAINING] for cell in results.cells(profile, name)
+    ]:
         print(f"{profile}/{cell.experiment}/{cell.name}", flush=True)
         log = BUILD / "experiments" / profile / cell.experiment / f"{cell.name}.{cell.key()[:12]}.ipynb"
         failed |= not run_cell.run(cell, log, results.RESULTS, echo=True)

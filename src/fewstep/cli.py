@@ -150,10 +150,10 @@ def sample(
 def _generate(setting: profiles.Profile, plan: Plan, model: Any, samples: int, seed: int, batch_size: int) -> Any:
     import torch
 
-    from . import data
+    from . import models
     from .run import generate
 
-    shape = data.load(setting.dataset).images.shape[1:]
+    shape = models.manifest()[f"{setting.model}.safetensors"]["config"]["shape"]  # asks for no images
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return generate(
         plan, model.to(device), shape, range(samples), seed=seed, batch_size=batch_size, device=device, progress=True

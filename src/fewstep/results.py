@@ -48,6 +48,7 @@ __all__ = [
     "cells",
     "compare",
     "is_stale",
+    "is_training",
     "load",
     "planned",
     "profiles",
@@ -55,6 +56,7 @@ __all__ = [
     "recording",
     "stale_cells",
     "table",
+    "training",
     "why_stale",
     "write",
 ]
@@ -63,7 +65,10 @@ RESULTS = ROOT / "data" / "results"
 """The committed records."""
 
 TRAINING = "train"
-"""The experiment that makes weights. Only ``make train`` runs it: its weights are an input of the others."""
+"""The experiment that makes weights, or how its name begins (``train_…``) where there are several.
+
+Only ``make train`` and ``make gpu`` run them: the weights are an input of the others.
+"""
 
 METRICS = {
     "frechet_distance": "Fréchet distance",
@@ -71,6 +76,8 @@ METRICS = {
     "precision": "precision",
     "recall": "recall",
     "error": "error to the exact solution",
+    "ode_error": "RMS error per pixel to the solution of the network's ODE",
+    "feature_error": "mean distance of features to those of the solution of the network's ODE",
     "order": "fitted order of convergence",
     "score_error": "error of the score parametrisation",
     "eps_error": "error of the ε parametrisation",
@@ -81,6 +88,8 @@ METRICS = {
     "loss": "denoising loss",
     "accuracy": "accuracy",
     "seconds": "wall time (s)",
+    "images_per_second": "images per second",
+    "matrix_rate": "fraction of the card's bfloat16 matrix rate",
 }
 """What can be measured: the metric's name in the records and in words."""
 
@@ -92,6 +101,8 @@ TOLERANCE: dict[str, tuple[float, float] | None] = {
     "precision": (0.0, 0.02),
     "recall": (0.0, 0.02),
     "error": _EXACT,
+    "ode_error": _NETWORK,
+    "feature_error": _NETWORK,
     "order": (0.0, 1e-3),
     "score_error": _EXACT,
     "eps_error": _EXACT,
@@ -102,13 +113,15 @@ TOLERANCE: dict[str, tuple[float, float] | None] = {
     "loss": (0.05, 0.0),
     "accuracy": (0.0, 0.02),
     "seconds": None,
+    "images_per_second": None,
+    "matrix_rate": None,
 }
 """How far a number may move, (relative, absolute), when its cell is executed again; None: not compared.
 
 Float64 computations repeat to rounding (another processor's or BLAS's last bits, amplified by the steps): 1e-6, with an
 absolute floor where an error reaches rounding itself. Float32 networks differ in the order of their sums between
 machines, and a Fréchet distance of samples passes that on: 3 %. Counts over samples (precision, recall) may move by
-a few samples. Wall times are not compared.
+a few samples. Wall times and rates are not compared.
 """
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -472,8 +485,18 @@ def cells(profile: str, experiment: str | None = None, root: Path = ROOT) -> lis
         raise UserError(f"profile {profile!r} has no cells; profiles that have: {', '.join(profiles(root)) or 'none'}")
     if experiment is not None and experiment not in experiments:
         raise unknown(f"experiment of profile {profile}", experiment, experiments)
-    wanted = [experiment] if experiment else [name for name in experiments if name != TRAINING]
+    wanted = [experiment] if experiment else [name for name in experiments if not is_training(name)]
     return [Cell(profile, name, cell, parameters) for name in wanted for cell, parameters in experiments[name].items()]
+
+
+def is_training(experiment: str) -> bool:
+    """Whether an experiment makes weights."""
+    return experiment == TRAINING or experiment.startswith(f"{TRAINING}_")
+
+
+def training(profile: str, root: Path = ROOT) -> list[str]:
+    """The experiments of a profile that make its weights."""
+    return [name for name in planned(root).get(profile, {}) if is_training(name)]
 
 
 def stale_cells(profile: str, folder: Path | str = RESULTS, root: Path = ROOT) -> list[Cell]:

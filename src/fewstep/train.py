@@ -32,6 +32,7 @@ from .schedules import Process
 __all__ = [
     "Settings",
     "Training",
+    "UnfinishedError",
     "accuracy",
     "crop_and_flip",
     "denoising_error",
@@ -40,6 +41,10 @@ __all__ = [
     "train_denoiser",
     "training_flops",
 ]
+
+
+class UnfinishedError(UserError):
+    """A training whose time was cut short; its state is saved, and the same request goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -320,9 +325,13 @@ def _restore(path: Path, network: nn.Module, ema: Any, optimizer: Any, result: T
         shadow.copy_(tensors[f"ema.{i}"])
     ema.optimization_step = facts["ema_step"]
     slots: dict[int, dict[str, Tensor]] = {}
+    parameters = list(network.parameters())
     for key, value in tensors.items():
         if key.startswith("opt."):
             _, i, name = key.split(".", 2)
+            like = parameters[int(i)]
+            if value.shape == like.shape:  # in the weight's order of memory, which a fused optimiser asks for
+                value = torch.empty_like(like, device="cpu").copy_(value)
             slots.setdefault(int(i), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
     result.losses, result.seconds = facts["losses"], facts["seconds"]

@@ -1,0 +1,165 @@
+"""The whole of a profile on one GPU, within a given time: data, training, measurements, records.
+
+    python workflow/gpu.py [PROFILE] --minutes N
+
+`make gpu` calls it. What is there already is left alone: weights whose training has a record, and records of the code
+as it is. The rest is done in the order of workflow/experiments.yml, most worthy first; nothing is started that will not
+end in time, what is under way at the end is given up, and the next call goes on. A training saves its state and goes on
+from there.
+
+The cells run in this one process, not as jobs with a kernel each: the network is compiled, and the features of the
+reference are taken, once. No Jupyter is needed. A record is the same however its cell was run.
+
+Exit code 0: all done, or time is up; 1: a cell failed; 2: a mistake in the request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from typing import Any
+
+from fewstep import cifar, data, profiles, results, solvers
+from fewstep.errors import UserError
+from fewstep.provenance import ROOT
+from fewstep.train import UnfinishedError
+
+GUESS = 90.0
+"""Seconds that a cell of an unknown kind is taken to need."""
+
+SPARE = 30.0
+"""Seconds that a training leaves for saving its state."""
+
+
+class TimeIsUpError(BaseException):
+    """Raised by the alarm; not an Exception, so that no cell catches it."""
+
+
+def execute(cell: results.Cell) -> None:
+    """Runs the code cells of a notebook in a fresh namespace; the cell's parameters replace the notebook's."""
+    notebook = ROOT / "book" / "experiments" / f"{cell.experiment}.ipynb"
+    record_as = {"profile": cell.profile, "experiment": cell.experiment, "cell": cell.name}
+    given = {**cell.parameters, "record_as": {**record_as, "parameters": cell.parameters}}
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for number, part in enumerate(json.loads(notebook.read_text("utf-8"))["cells"]):
+        if part["cell_type"] == "code":
+            exec(compile("".join(part["source"]), f"{notebook.name}[{number}]", "exec"), namespace)
+            if "parameters" in part["metadata"].get("tags", []):
+                unknown = sorted(set(given) - set(namespace))
+                if unknown:
+                    raise UserError(f"{notebook} has no parameter {unknown[0]!r}")
+                namespace.update(given)
+
+
+def work(cell: results.Cell) -> float:
+    """Network calls that a cell makes, if its parameters say so; 0 if not."""
+    p = cell.parameters
+    pairs = sum(len(grids) for grids in p["solvers"].values()) if isinstance(p.get("solvers"), dict) else 0
+    return float(pairs * sum(p.get("budgets", [])) * len(p.get("seeds", [0])) * p.get("samples", 0))
+
+
+def forecast(cell: results.Cell, seen: list[tuple[results.Cell, float]]) -> float:
+    """Seconds that a cell will take, from those that have run."""
+    same = [(other, seconds) for other, seconds in seen if other.experiment == cell.experiment]
+    rates = [seconds / work(other) for other, seconds in same if work(other)]
+    # The first cell compiles, which makes its rate too high: the smallest one is nearest to the truth.
+    if rates and work(cell):
+        return min(rates) * work(cell)
+    return max((seconds for _, seconds in same), default=GUESS)
+
+
+def run(profile: str, minutes: float) -> int:
+    """Does what is missing, as far as the time goes. Returns the exit code."""
+    end = time.time() + 60 * minutes
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    # The trainings look at it; one that was set already is kept if it is earlier.
+    os.environ["FEWSTEP_DEADLINE"] = str(min(end - SPARE, float(os.environ.get("FEWSTEP_DEADLINE", "inf"))))
+    os.chdir(ROOT)
+    setting = profiles.get(profile)
+    for cell in results.cells(profile):
+        for name in cell.parameters.get("solvers", ()):
+            solvers.get(name)
+    training = [cell for name in results.training(profile) for cell in results.cells(profile, name)]
+    if setting.dataset == "cifar10":
+        for part in cifar.PARTS:  # a bad file is named before anything is spent
+            print(f"data: {len(cifar.load(part).labels)} {part} images", flush=True)
+    else:
+        print(f"data: {len(data.load(setting.dataset).labels)} images", flush=True)
+
+    seen: list[tuple[results.Cell, float]] = []
+    failed = left = 0
+
+    def attempt(cell: results.Cell) -> bool:
+        nonlocal failed, left
+        name = f"{profile}/{cell.experiment}/{cell.name}"
+        remaining = end - time.time()
+        needed = GUESS if results.is_training(cell.experiment) else forecast(cell, seen)
+        if remaining < needed:
+            left += 1
+            print(f"later  {name}: needs about {needed:.0f} s, {max(0, remaining):.0f} s are left", flush=True)
+            return False
+        print(f"start  {name}", flush=True)
+        started = time.perf_counter()
+        signal.setitimer(signal.ITIMER_REAL, max(remaining, 0.001))
+        try:
+            execute(cell)
+        except TimeIsUpError:
+            left += 1
+            print(f"later  {name}: time is up", flush=True)
+            return False
+        except UnfinishedError as error:
+            left += 1
+            print(f"later  {name}: {error}", flush=True)
+            return False
+        except UserError as error:
+            failed += 1
+            print(f"failed {name}: {error}", flush=True)
+            return False
+        except Exception:
+            failed += 1
+            print(f"failed {name}\n{traceback.format_exc(limit=-3)}", flush=True)
+            return False
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        seconds = time.perf_counter() - started
+        seen.append((cell, seconds))
+        print(f"done   {name} {seconds:.1f} s", flush=True)
+        return True
+
+    # A change of the code makes a record of training stale, but not the weights: `make train` trains anew.
+    trained = [cell.path().exists() or attempt(cell) for cell in training]
+    if all(trained):
+        for cell in results.stale_cells(profile):
+            attempt(cell)
+    done = f"{60 * minutes - (end - time.time()):.0f} s"
+    print(f"{profile}: {len(seen)} cells done, {left} left, {failed} failed in {done}", flush=True)
+    return 1 if failed else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line above."""
+    parser = argparse.ArgumentParser(description="Run a profile on one GPU, within a given time.")
+    parser.add_argument("profile", nargs="?", default="cifar10", help="a profile of workflow/experiments.yml")
+    parser.add_argument("--minutes", type=float, default=30.0, help="time for all (default 30)")
+    options = parser.parse_args(arguments)
+
+    def ring(*_: object) -> None:
+        raise TimeIsUpError
+
+    signal.signal(signal.SIGALRM, ring)
+    try:
+        if not options.minutes > 0:
+            raise UserError(f"minutes must be positive, got {options.minutes:g}")
+        return run(options.profile, options.minutes)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
