@@ -184,7 +184,7 @@ def provenance(records: list[results.Record], rows: list[Row]) -> nodes.paragrap
         " to ".join(dict.fromkeys([days[0], days[-1]])),
     ]
     line = nodes.paragraph("", " · ".join(filter(None, parts)) + " · ", classes=["provenance"])
-    command = "train" if made[0].experiment == results.TRAINING else "experiments"
+    command = "train" if results.is_training(made[0].experiment) else "experiments"
     line += nodes.literal(text=f"make {command} PROFILE={made[0].profile}")
     return line
 
