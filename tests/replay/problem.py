@@ -124,6 +124,19 @@ def replay(problem: Problem, plan: Plan, model: Model, scale: float = 1.0, bar: 
     return run
 
 
+def _built(builder: Builder, problem: Problem, run: str, steps: int, *about: Any) -> Run | None:
+    """The replay; where it cannot be built, one that says why: a vector that is missed must not hide the others."""
+    try:
+        return builder(problem, run, steps, *about)
+    except Exception as error:
+        reason = error
+
+        def refused() -> tuple[Tensor, int]:
+            raise AssertionError(f"no replay of {run} with {steps} steps: {reason}")
+
+        return refused
+
+
 def cases(folder: Path, builders: dict[str, Builder]) -> Iterator[Case]:
     """Every finite vector of a folder laid out like tests/golden."""
     settings = json.loads((folder / "settings.json").read_text())
@@ -150,7 +163,7 @@ def cases(folder: Path, builders: dict[str, Builder]) -> Iterator[Case]:
                 data[key],
                 int(fields.get("ncalls", steps)),
                 1e-4 if single else 1e-9,
-                builder(problem, run, steps, info, fields) if builder else None,
+                _built(builder, problem, run, steps, info, fields) if builder else None,
                 info,
                 fields,
             )
