@@ -40,7 +40,7 @@ def analytic_dpm(
 
     η = 1 is Analytic-DDPM, η = 0 Analytic-DDIM, which is stochastic although DDIM is not. v is clipped to its bounds:
     at least 0, and at most :math:`((b-a)/2)^2` for data in [a, b] (Analytic-DPM, Theorem 2). A step to ρ = 0 adds no
-    noise. For Gaussian data every step is exact in law, however long.
+    noise. For data :math:`N(m, c^2 I)` with c at most ``half_range`` every step to ρ > 0 is exact in law, however long.
 
     Args:
         mean_square: :math:`E\lVert\varepsilon(x_t, t)\rVert^2/d` of the network, estimated over data and noise: a

@@ -117,7 +117,7 @@ def dpm_solver_singlestep(
     r"""Singlestep DPM-Solver-1, 2, 3 (DPM-Solver, Algorithms 1, 2) and their ++ forms, ``orders[i]`` calls in step i.
 
     Args:
-        orders: the order of each step, or one for all.
+        orders: the order of each step, or one for all. A step to ρ = 0 is of order 1 whatever is given.
         data: expand the denoised data instead of ε.
         taylor: use the stages' divided differences as Taylor coefficients (for order 3 a second one too) instead of the
             published weights.
@@ -125,7 +125,7 @@ def dpm_solver_singlestep(
             1/2 (order 2) and 1/3, 2/3 (order 3) of h.
 
     Raises:
-        UserError: for orders other than 1, 2, 3, a wrong number of them, or a step above order 1 to ρ = 0.
+        UserError: for orders other than 1, 2, 3, or a wrong number of them.
     """
     times = check(process, times)
     steps = len(times) - 1
@@ -173,7 +173,8 @@ def dpm_solver_singlestep(
 def dpm_solver_fast(process: Process, times: Grid, nfe: int | None = None) -> Plan:
     """DPM-Solver-fast (DPM-Solver, §3.4): third-order steps, and at the end lower ones, so that all calls are spent.
 
-    n steps spend 3n − 3 calls (the last orders are 2, 1), 3n − 2 (1) or 3n − 1 (2).
+    n steps spend 3n − 3 calls (the last orders are 2, 1), 3n − 2 (1) or 3n − 1 (2). A step to ρ = 0 makes one call, so
+    that on a grid with a clean end one of 3n − 1 calls is left over.
 
     Args:
         nfe: the calls to spend, one of the three; by default the fewest.

@@ -166,8 +166,9 @@ def reverse_diffusion(
 
     .. math:: x_u = x_t - (a - 1)\,x_t + v\,s(x_t, t) + \sqrt v\,z .
 
-    On DDPM's labels the state's weight is :math:`2 - \sqrt{1 - \beta}`. For VE (a = 1) the table is that of
-    :func:`~fewstep.solvers.ddpm.ddpm`, whose mean and variance these are.
+    On DDPM's labels the state's weight is :math:`2 - \sqrt{1 - \beta}`. For VE (a = 1) a step is that of
+    :func:`~fewstep.solvers.ddpm.ddpm`, whose mean and variance these are, but for the last step's noise, which
+    ``denoise`` leaves out and DDPM adds unless ρ = 0 there.
 
     Args:
         transition: the forward transition of the chain; the process's own unless given.
