@@ -226,3 +226,9 @@ def test_a_threshold_is_of_one_sample_and_ends_within_one():
     torch.testing.assert_close(together[:3], alone, rtol=0, atol=1e-12)
     clean = denoised(model, VP, x, 0.3)
     assert clean.abs().max() <= 1 + 1e-12 < denoised(MIXTURE, VP, x, 0.3).abs().max()
+
+
+def test_a_clock_that_does_not_show_a_level_is_refused():
+    process = EDM(400.0)
+    with pytest.raises(UserError, match="never shows the noise level"):
+        edm_rk(process, grids.rho7(process, 8), order=1, clock=linear_vp())

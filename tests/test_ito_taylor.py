@@ -14,7 +14,7 @@ from fewstep.exact import GaussianMixture, error, example
 from fewstep.noise import normal
 from fewstep.plan import difference
 from fewstep.run import sample
-from fewstep.schedules import EDM, VE, ContinuousVP, SubVP, linear_vp
+from fewstep.schedules import EDM, VE, ContinuousVP, SubVP, cosine_vp, linear_vp
 from fewstep.solvers.classical import euler
 from fewstep.solvers.ddim import ddim
 from fewstep.solvers.ddpm import ddpm_beta_tilde
@@ -175,3 +175,15 @@ def test_labels_give_the_series_of_the_schedule_they_sample():
 def test_refusals(scheme):
     with pytest.raises(UserError, match="orders 1"):
         scheme(VP, grids.uniform(VP, 5), 4)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_schedule_that_is_steep_at_its_last_labels(order):
+    """The cosine's ρ² grows a thousandfold over its last label; the series must still have the right signs there."""
+    process = cosine_vp()
+    for spacing in (grids.uniform, grids.rho7):
+        for steps in (1, 3, 5, 9, 21, 50):
+            assert np.isfinite(ito_taylor(process, spacing(process, steps), order).canonical().S).all()
+    times = grids.uniform(process, 1000)
+    limit = np.abs(ddim(process, times).canonical().C).max()
+    assert np.abs(quasi_taylor(process, times, order).canonical().C).max() < 2.0 * limit

@@ -2,6 +2,8 @@ r"""The probability-flow ODE by an error-controlled Runge–Kutta method (score 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
@@ -54,13 +56,17 @@ def rk45(
         The samples, the number of network calls, and the times of the accepted steps.
 
     Raises:
-        UserError: for a tolerance that is not positive, a network output that is not finite, or if the integrator
-            fails.
+        UserError: for a tolerance that is not positive, an infinite slope at ``t_end``, a network output that is not
+            finite, or if the integrator fails.
     """
     if not (rtol > 0 and atol > 0):
         raise UserError(f"rtol and atol must be positive, got {rtol:g} and {atol:g}")
     start = process.t_max if t_start is None else t_start
     start, end = check(process, np.array([start, process.t_end if t_end is None else t_end])).tolist()
+    if not in_rho and not math.isfinite(float(process.drho(end))):
+        raise UserError(
+            f"the slope in t is infinite at t_end = {end:g}: stop earlier (denoise=True finishes), or integrate in rho"
+        )
     calls = 0
 
     def eps(flat: np.ndarray, t: float) -> np.ndarray:

@@ -263,7 +263,7 @@ def _table() -> dict[str, Solver]:
             calls=3,
             extra=-3,
             min_steps=2,
-            rules="third-order steps, then of lower order until the calls are spent",
+            rules="third-order steps, then lower ones that use up the calls; a step to ρ = 0 takes one",
         )
     ]
     rows += [
@@ -303,7 +303,7 @@ def _table() -> dict[str, Solver]:
             "DPM-2",
             2,
             "rho7",
-            "EDM, §3",
+            "k-diffusion",
             calls=2,
             single_last=True,
             rules=f"each step for itself; {DDIM_LAST}",
@@ -373,7 +373,7 @@ def _table() -> dict[str, Solver]:
             "uniform",
             "latent diffusion",
             extra=1,
-            min_steps=1,
+            min_steps=2,
             rules="a pseudo improved-Euler step, then rising; the weights of equal steps in ρ",
         ),
         Solver(
@@ -439,7 +439,7 @@ def _table() -> dict[str, Solver]:
             1,
             "uniform",
             "Analytic-DPM, Theorem 1",
-            rules="no noise in a step to ρ = 0",
+            rules="no noise in a step to ρ = 0; by default the variance of standard normal data",
             options={"eta": 1.0},
         ),
         Solver(
@@ -449,7 +449,7 @@ def _table() -> dict[str, Solver]:
             1,
             "uniform",
             "Analytic-DPM, Theorem 1",
-            rules="no noise in a step to ρ = 0",
+            rules="no noise in a step to ρ = 0; by default the variance of standard normal data",
             options={"eta": 0.0},
         ),
         Solver(
@@ -474,6 +474,12 @@ ALIASES = {
     "edm-midpoint": "deis-rhork-midpoint",
     "distance-descent": "ddim",
     "dpm-solver-1": "ddim",
+    "dpm-solver-1m": "ddim",
+    "dpmpp-1": "ddim",
+    "dpmpp-1m": "ddim",
+    "deis-rhork-euler": "ddim",
+    "deis-lambdaab0": "ddim",
+    "ipndm-v-1": "ddim",
     "lms-1": "ddim",
     "lms-2": "deis-rhoab1",
     "lms-3": "deis-rhoab2",

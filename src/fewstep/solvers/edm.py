@@ -69,7 +69,7 @@ def edm_rk(
         raise UserError(f"EDM's methods have order 1 (Euler) or 2, got {order}")
     if not 0.0 < alpha <= 1.0:
         raise UserError(f"alpha must lie in (0, 1], got {alpha:g}")
-    if churn < 0 or s_noise < 0:
+    if not (churn >= 0 and s_noise >= 0):
         raise UserError(f"churn and s_noise must not be negative, got {churn:g} and {s_noise:g}")
     times = check(process, times)
     clock = EDM() if clock is None else clock
@@ -105,8 +105,8 @@ def edm_rk(
 def _time(clock: Process, rho: float) -> float:
     """When the clock shows a noise level."""
     t = float(clock.t_of_rho(rho))
-    if not math.isfinite(t):
-        raise UserError(f"the clock {type(clock).__name__} never shows the noise level rho = {rho:g}")
+    if not math.isfinite(t) or abs(float(clock.rho(t)) - rho) > 1e-6 * rho:
+        raise UserError(f"the clock {type(clock).__name__} never shows the noise level rho = {rho + 0.0:g}")
     return t
 
 

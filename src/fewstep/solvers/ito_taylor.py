@@ -123,6 +123,8 @@ def ito_taylor(process: Process, times: Grid, order: int = 2) -> Plan:
 
 def _noise_variance(alpha: float, rho: float, a: Float, square: Float, h: float) -> float:
     """∫ k(s)² ds of the kernel of the noise, k constant (order 1) or linear in s (order 2)."""
+    if not square[1] < 0:
+        raise UserError("the noise level of this process is too rough at its labels for a Taylor scheme; use ddpm")
     g = math.sqrt(-(alpha**2) * square[1])  # g² = α² dρ²/dt, and the series is in t − u
     if len(a) == 2:
         return g**2 * h
@@ -145,17 +147,18 @@ def _exponential(series: Float) -> Float:
 def _series(process: Process, times: Grid, order: int) -> tuple[Float, Float]:
     """log α(t − h) − log α(t) and ρ(t − h) − ρ(t) as power series in h: two arrays of shape (n, order + 1).
 
-    By interpolation with seven points. A discrete process is smooth at its labels only: log α and ρ² at the labels next
-    to t. Of a continuous one the slopes, at points a thousandth of the time axis apart. ρ² is smooth at the clean end,
-    where ρ is not.
+    By interpolation with seven points. A discrete process is smooth at its labels only: log α at the labels next to t,
+    and ρ² from it. Of a continuous one the slopes, at points a thousandth of the time axis apart. ρ² is smooth at the
+    clean end, where ρ is not.
     """
     width = process.t_max - process.t_min
     if isinstance(process, DiscreteVP):
         count = int(min(7.0, width + 1.0))
         first = np.clip(np.round(times) - 3.0, process.t_min, process.t_max - (count - 1))
-        log_alpha, square = _expand(
-            times, first, np.ones(len(times)), count, order, lambda s: (process.log_alpha(s), process.rho(s) ** 2)
-        )
+        (log_alpha,) = _expand(times, first, np.ones(len(times)), count, order, lambda s: (process.log_alpha(s),))
+        # ρ² = α⁻² − 1 may grow a thousandfold from one label to the next (a cosine's last), where log α still does not.
+        growth = np.array([_exponential(-2.0 * np.append(0.0, row[1:])) for row in log_alpha])
+        square = (1.0 + process.rho(times)[:, None] ** 2) * growth
     else:
         spacing = np.minimum(1e-3 * width, 0.1 * (times - process.t_min))
         first = np.minimum(times, process.t_max - 3.0 * spacing) - 3.0 * spacing

@@ -23,11 +23,13 @@ def plms(process: Process, times: Grid, order: int = 4) -> Plan:
     Runge–Kutta steps. n steps make n + 1 calls. The weights are those of equal steps in ρ, on any grid.
 
     Raises:
-        UserError: unless 2 <= order <= 4.
+        UserError: unless 2 <= order <= 4, or for fewer than 2 steps.
     """
     if order not in (2, 3, 4):
         raise UserError(f"PLMS has orders 2 to 4, got {order}")
     times = check(process, times)
+    if len(times) < 3:
+        raise UserError(f"PLMS takes at least 2 steps (3 network calls), got {len(times) - 1}")
     rho = process.rho(times).tolist()
     tape = Tape(process, times[0])
     x = tape.x

@@ -52,12 +52,14 @@ def unipc(
         final: in the last ``final`` steps the order is at most the number of steps left.
 
     Raises:
-        UserError: for another order or basis.
+        UserError: for another order or basis, or a negative ``final``.
     """
     if order not in (1, 2, 3, 4):
         raise UserError(f"UniPC has orders 1 to 4, got {order}")
     if basis not in BASES:
         raise UserError(f"UniPC's basis is one of {', '.join(BASES)}, got {basis!r}")
+    if final < 0:
+        raise UserError(f"final must not be negative, got {final}")
     times = check(process, times)
     rho = process.rho(times).tolist()
     steps = len(times) - 1
