@@ -6,7 +6,6 @@ Run with ``make bench``.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 
@@ -26,7 +25,7 @@ from fewstep.solvers import build
 
 SHAPE = (64, 3, 32, 32)
 STEPS = 50
-REPEATS = 7
+REPEATS = 15
 
 PAIRS = {
     "ddim": DDIMScheduler(),
@@ -38,22 +37,37 @@ PAIRS = {
 """Our solver and diffusers' scheduler of the same method."""
 
 
-def per_row(run: Callable[[], int]) -> float:
-    """Microseconds per row: the median over repeats, after one run to warm up."""
-    run()
-    times = []
+def per_row(*runs: Callable[[], int]) -> list[float]:
+    """Microseconds per row of each: the fastest of the repeats, which are taken in turn, after one run to warm up.
+
+    What disturbs a run on a busy machine only adds to its time.
+    """
+    for run in runs:
+        run()
+    best = [float("inf")] * len(runs)
     for _ in range(REPEATS):
-        start = time.perf_counter()
-        rows = run()
-        times.append((time.perf_counter() - start) / rows)
-    return 1e6 * statistics.median(times)
+        for i, run in enumerate(runs):
+            start = time.perf_counter()
+            rows = run()
+            best[i] = min(best[i], (time.perf_counter() - start) / rows)
+    return [1e6 * seconds for seconds in best]
+
+
+def bare(operands: int, count: int = 50) -> int:
+    """What no executor of torch operations can go below: the sums themselves, one operation for each operand."""
+    state, eps = torch.randn(SHAPE), torch.randn(SHAPE)
+    for _ in range(count):
+        state.mul_(0.9)
+        for _ in range(operands - 1):
+            state.add_(eps, alpha=0.1)
+    return count
 
 
 def main() -> None:
     x, eps = torch.randn(SHAPE), torch.randn(SHAPE)
     process = linear_vp()
     print(f"{'x'.join(map(str, SHAPE))} float32, {STEPS} calls, {torch.get_num_threads()} threads")
-    print(f"µs per row, median of {REPEATS} runs")
+    print(f"µs per row, fastest of {REPEATS} runs; fused: with torch.compile")
     print(f"{'':12s} {'fewstep':>9s} {'fused':>7s} {'diffusers':>10s} {'ratio':>7s} {'fused':>7s}   scheduler")
     for name, scheduler in PAIRS.items():
         plan = build(name, process, STEPS, "uniform")
@@ -71,10 +85,14 @@ def main() -> None:
                 state = scheduler.step(eps, t, state).prev_sample
             return len(scheduler.timesteps)
 
-        a, f, b = per_row(ours), per_row(lambda ours=ours: ours(fused=True)), per_row(theirs)
+        a, f, b = per_row(ours, lambda ours=ours: ours(fused=True), theirs)
         print(f"{name:12s} {a:9.0f} {f:7.0f} {b:10.0f} {a / b:7.3f} {f / b:7.3f}   {type(scheduler).__name__}")
-    own = per_row(lambda: len([normal(0, draw, range(SHAPE[0]), SHAPE[1:]) for draw in range(5)]))
-    plain = per_row(lambda: len([torch.randn(SHAPE) for _ in range(5)]))
+    two, five = per_row(lambda: bare(2), lambda: bare(5))
+    print(f"the bare sum of 2 operands, in place: {two:.0f} µs; of 5 (F-PNDM, iPNDM-4, tAB3): {five:.0f} µs")
+    own, plain = per_row(
+        lambda: len([normal(0, draw, range(SHAPE[0]), SHAPE[1:]) for draw in range(5)]),
+        lambda: len([torch.randn(SHAPE) for _ in range(5)]),
+    )
     print(f"one draw of noise (inside the step in diffusers' DDPM): ours {own:.0f} µs, torch.randn {plain:.0f} µs")
 
 
