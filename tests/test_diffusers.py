@@ -26,9 +26,7 @@ from fewstep.solvers.ddpm import ddpm, ddpm_beta_tilde
 from fewstep.solvers.deis import lambda_ab, rho_ab
 from fewstep.solvers.dpm_solver import dpm_solver_multistep, dpm_solver_singlestep
 from fewstep.solvers.edm import edm_heun
-from fewstep.solvers.plms import plms
-from fewstep.solvers.pndm import f_pndm, ipndm
-from fewstep.solvers.sde_dpm_solver import sde_dpm_solver_multistep
+from fewstep.solvers.pndm import f_pndm, ipndm, plms
 from fewstep.solvers.unipc import unipc
 
 pytestmark = [
@@ -175,7 +173,7 @@ def multistep(algorithm: str, order: int, kind: str, end: str) -> Case:
     def plan(n: int) -> Plan:
         times, final = spread(n, -1.0 if clean else 0.0), lower(order)(n)
         if algorithm.startswith("sde"):
-            return sde_dpm_solver_multistep(DISCRETE, times, order, data, 1.0, taylor, final)
+            return dpm_solver_multistep(DISCRETE, times, order, data, taylor, final, eta=1.0)
         return dpm_solver_multistep(DISCRETE, times, order, data, taylor, final)
 
     config = {"algorithm_type": algorithm, "solver_order": order, "solver_type": kind, "final_sigmas_type": end}

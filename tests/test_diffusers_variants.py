@@ -16,9 +16,7 @@ from fewstep.solvers.ddim import ddim
 from fewstep.solvers.ddpm import ddpm_beta_tilde
 from fewstep.solvers.deis import _lambda_weights, lambda_ab
 from fewstep.solvers.dpm_solver import dpm_solver_multistep
-from fewstep.solvers.plms import plms
-from fewstep.solvers.pndm import s_pndm
-from fewstep.solvers.sde_dpm_solver import sde_dpm_solver_multistep
+from fewstep.solvers.pndm import plms, s_pndm
 
 DISCRETE, VP = linear_vp(), ContinuousVP()
 MEANS = 2 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -118,19 +116,9 @@ def test_plms_on_equal_steps_of_rho_has_the_order_that_its_start_allows(order, e
 # SDE-DPM-Solver
 
 
-@pytest.mark.parametrize("process", [VP, DISCRETE, EDM()], ids=["vp", "discrete", "edm"])
-@pytest.mark.parametrize("data", [False, True])
-@pytest.mark.parametrize(("order", "taylor", "final"), [(1, False, 0), (2, False, 0), (2, True, 2), (3, True, 3)])
-def test_without_noise_it_is_dpm_solver(process, data, order, taylor, final):
-    times = grids.rho7(process, 10)
-    one = sde_dpm_solver_multistep(process, times, order, data, 0.0, taylor, final)
-    assert not one.stochastic
-    assert same(one, dpm_solver_multistep(process, times, order, data, taylor, final))
-
-
 def test_data_form_of_order_1_is_ddpm():
     times = grids.rho7(VP, 10)  # no clean end: DDPM's chain draws a noise that it does not use there
-    assert same(sde_dpm_solver_multistep(VP, times, 1), ddpm_beta_tilde(VP, times))
+    assert same(dpm_solver_multistep(VP, times, 1, eta=1.0), ddpm_beta_tilde(VP, times))
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -150,7 +138,7 @@ def test_straight_lines_in_lambda_are_integrated_exactly(order, eta):
         (True, (1.0 + eta) * decay, 2.0 * eta * decay**2 * np.exp(-2.0 * at)),
         (False, -(1.0 + eta) * np.exp(-at), 2.0 * eta * np.exp(-2.0 * at)),
     ]:
-        _, E, S = sde_dpm_solver_multistep(VP, times, order, data, eta, taylor=True).table()
+        _, E, S = dpm_solver_multistep(VP, times, order, data, taylor=True, eta=eta).table()
         row = E[-1] / alpha / (-rho[:-1] if data else 1.0)
         for k in (0, 1):
             assert row @ lam[:-1] ** k == pytest.approx((density * at**k) @ w, rel=1e-11)
@@ -182,7 +170,7 @@ def variance(plan: Plan, data_std: float) -> float:
 def test_data_form_is_exact_for_a_point(order, eta):
     """Where the denoised value is constant nothing is left to expand: the variance is right after any steps."""
     for n in (3, 9):
-        plan = sde_dpm_solver_multistep(VP, grids.rho7(VP, n), order, True, eta)
+        plan = dpm_solver_multistep(VP, grids.rho7(VP, n), order, eta=eta)
         assert variance(plan, 0.0) == pytest.approx(1.0, abs=1e-10)
 
 
@@ -191,7 +179,7 @@ def test_data_form_is_exact_for_a_point(order, eta):
 def test_variance_of_gaussian_data_converges(data, order, eta):
     """Weak convergence of the second moment, at the order of the method."""
     errors = [
-        abs(variance(sde_dpm_solver_multistep(VP, uniform_lambda(n), order, data, eta, True), 0.5) - 1.0)
+        abs(variance(dpm_solver_multistep(VP, uniform_lambda(n), order, data, taylor=True, eta=eta), 0.5) - 1.0)
         for n in (100, 200)
     ]
     assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.1)
@@ -206,10 +194,10 @@ def test_variance_of_gaussian_data_converges(data, order, eta):
         (lambda t: lambda_ab(VP, t, 4), "orders 0 to 3"),
         (lambda t: lambda_ab(VP, t, 1, -1), "final must not be negative"),
         (lambda t: plms(VP, t, 1), "orders 2 to 4"),
-        (lambda t: sde_dpm_solver_multistep(VP, t, 4), "orders 1 to 3"),
-        (lambda t: sde_dpm_solver_multistep(VP, t, 2, eta=-0.1), "eta"),
-        (lambda t: sde_dpm_solver_multistep(VP, t, 2, eta=float("nan")), "eta"),
-        (lambda t: sde_dpm_solver_multistep(VP, t, 2, final=-1), "final must not be negative"),
+        (lambda t: dpm_solver_multistep(VP, t, 4, eta=1.0), "orders 1 to 3"),
+        (lambda t: dpm_solver_multistep(VP, t, 2, eta=-0.1), "eta"),
+        (lambda t: dpm_solver_multistep(VP, t, 2, eta=float("nan")), "eta"),
+        (lambda t: dpm_solver_multistep(VP, t, 2, final=-1), "final must not be negative"),
     ],
 )
 def test_mistakes_are_told(call, message):

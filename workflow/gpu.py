@@ -120,7 +120,7 @@ def run(profile: str, minutes: float) -> int:
             failed += 1
             print(f"failed {name}: {error}", flush=True)
             return False
-        except Exception:
+        except Exception:  # whatever it is: it is printed and counted, and the cells after it go on
             failed += 1
             print(f"failed {name}\n{traceback.format_exc(limit=-3)}", flush=True)
             return False

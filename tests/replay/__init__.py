@@ -8,37 +8,17 @@ difference itself.
 
 from __future__ import annotations
 
-from . import (
-    analytic_dpm,
-    ddim,
-    deis,
-    diff_sampler,
-    diffusers_schedulers,
-    dpm_solver,
-    edm,
-    fastdpm,
-    gradient_estimation,
-    k_diffusion,
-    pndm,
-    score_sde,
-)
+import importlib
+import pkgutil
+
 from .problem import DISCRETE, Builder, Case, Problem, cases
 
 __all__ = ["BUILDERS", "DISCRETE", "EXPLAINED", "Case", "Problem", "cases"]
 
-_PROGRAMS = (
-    analytic_dpm,
-    ddim,
-    deis,
-    diff_sampler,
-    diffusers_schedulers,
-    dpm_solver,
-    edm,
-    fastdpm,
-    gradient_estimation,
-    k_diffusion,
-    pndm,
-    score_sde,
-)
+_PROGRAMS = [
+    importlib.import_module(f".{module.name}", __name__)
+    for module in pkgutil.iter_modules(__path__)
+    if module.name != "problem"
+]
 BUILDERS: dict[str, Builder] = {name: builder for module in _PROGRAMS for name, builder in module.BUILDERS.items()}
 EXPLAINED = {name: check for module in _PROGRAMS for name, check in getattr(module, "EXPLAINED", {}).items()}

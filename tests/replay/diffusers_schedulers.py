@@ -18,7 +18,7 @@ from fewstep import schedules
 from fewstep.models.protocol import clipped
 from fewstep.plan import Plan, Symbol, Tape
 from fewstep.solvers import ancestral
-from fewstep.solvers import sde_dpm_solver as sde_module
+from fewstep.solvers import dpm_solver as dpm_module
 from fewstep.solvers import unipc as unipc_module
 from fewstep.solvers.coefficients import ADAMS_BASHFORTH
 from fewstep.solvers.ddim import ddim
@@ -26,10 +26,8 @@ from fewstep.solvers.ddpm import ddpm, ddpm_beta_tilde
 from fewstep.solvers.deis import lambda_ab, rho_ab
 from fewstep.solvers.dpm_solver import _prediction, _Step, dpm_solver_multistep, dpm_solver_singlestep
 from fewstep.solvers.edm import edm_heun
-from fewstep.solvers.plms import plms
-from fewstep.solvers.pndm import f_pndm, ipndm, pseudo_runge_kutta
+from fewstep.solvers.pndm import f_pndm, ipndm, plms, pseudo_runge_kutta
 from fewstep.solvers.score_sde import predict, reverse_diffusion_step
-from fewstep.solvers.sde_dpm_solver import sde_dpm_solver_multistep
 from fewstep.solvers.unipc import unipc
 
 from .problem import DISCRETE, EDM, VP, Case, Problem, Run, Table, replay
@@ -269,7 +267,7 @@ def _lambda_plan(run: str, n: int, config, process: schedules.Process, times: np
         return _single(process, times, config)
     data = algorithm.endswith("++")
     if algorithm.startswith("sde"):
-        return sde_dpm_solver_multistep(process, times, order, data, 1.0, taylor, final)
+        return dpm_solver_multistep(process, times, order, data, taylor, final, eta=1.0)
     return dpm_solver_multistep(process, times, order, data, taylor, final)
 
 
@@ -329,7 +327,7 @@ def _midpoint_stages(process, times, orders: list[int], data: bool) -> Plan:
     return tape.plan(x, times[-1])
 
 
-class _Slipped(sde_module._NoisyStep):
+class _Slipped(dpm_module._Step):
     """The step of the program's third-order SDE-DPM-Solver++, with −½ for ½ in the weight of its second difference."""
 
     def weight(self, k: int) -> float:
@@ -345,12 +343,12 @@ def _sign_of_the_curvature(p: Problem, run: str, n: int, info, data) -> Run | No
     """
     if not run.startswith("DPMmulti_sde-dpmsolver++_order3"):
         return None
-    original = sde_module._NoisyStep
-    sde_module._NoisyStep = _Slipped  # type: ignore[misc]
+    original = dpm_module._Step
+    dpm_module._Step = _Slipped  # type: ignore[misc]
     try:
         return _in_lambda(p, run, n, info, data)
     finally:
-        sde_module._NoisyStep = original  # type: ignore[misc]
+        dpm_module._Step = original  # type: ignore[misc]
 
 
 # Samplers on noise levels

@@ -16,7 +16,6 @@ from fewstep.solvers.ddim import ddim
 from fewstep.solvers.deis import rho_ab
 from fewstep.solvers.dpm_solver import dpm_solver_multistep, dpm_solver_singlestep
 from fewstep.solvers.edm import edm_heun
-from fewstep.solvers.sde_dpm_solver import sde_dpm_solver_multistep
 
 from .problem import EDM, Problem, Run, replay
 
@@ -57,9 +56,9 @@ def _k_diffusion(p: Problem, run: str, n: int, info, data) -> Run | None:
     eta = float(m[1]) if (m := re.search(r"eta(\d)", run)) else 0.0
     solvers: dict[str, Callable[..., Plan]] = {
         "dpmpp_2s_ancestral": lambda q, t: ancestral.dpmpp_2s(q, t, eta),
-        "dpmpp_2m_sde_midpoint": lambda q, t: sde_dpm_solver_multistep(q, t, 2, True, eta),
-        "dpmpp_2m_sde_heun": lambda q, t: sde_dpm_solver_multistep(q, t, 2, True, eta, taylor=True),
-        "dpmpp_3m_sde": lambda q, t: sde_dpm_solver_multistep(q, t, 3, True, eta, taylor=True),
+        "dpmpp_2m_sde_midpoint": lambda q, t: dpm_solver_multistep(q, t, 2, eta=eta),
+        "dpmpp_2m_sde_heun": lambda q, t: dpm_solver_multistep(q, t, 2, taylor=True, eta=eta),
+        "dpmpp_3m_sde": lambda q, t: dpm_solver_multistep(q, t, 3, taylor=True, eta=eta),
         "dpmpp_sde": lambda q, t: ancestral.dpmpp_sde(q, t, eta),
         "dpmpp_2m": lambda q, t: dpm_solver_multistep(q, t, 2),
         "euler_ancestral": lambda q, t: ddim(q, t, eta),

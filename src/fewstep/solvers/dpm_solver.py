@@ -15,6 +15,14 @@ form, "data"). The weight of the k-th derivative m⁽ᵏ⁾ is, with :math:`s = 
           \int_0^h e^{s-h}\frac{s^k}{k!}\,ds \quad\text{(data)} .
 
 λ is infinite where ρ = 0; there the first-order step (DDIM) is what is left, and it needs no λ.
+
+The reverse-time SDE with noise level η (1: the SDE of score SDE, 0: the ODE above) is
+
+.. math:: d\bar x = (1 + \eta)\,\varepsilon\,d\rho + \sqrt{2\eta\rho\,|d\rho|}\;\dot w
+          = (1 + \eta)\,(\hat x_0 - \bar x)\,d\lambda + \sqrt{2\eta\,d\lambda}\;\rho\,\dot w ,
+
+so that the weights of ε are 1 + η times those above, and those of :math:`\hat x_0` the ones above with
+(1 + η)λ for λ.
 """
 
 from __future__ import annotations
@@ -33,24 +41,36 @@ Spacing = Callable[..., Grid]
 
 
 class _Step:
-    """The exact part of a step over h in λ to noise level ``rho``, for one of the two predictions."""
+    """The exact part of a step over h in λ to noise level ``rho``, for one of the two predictions.
 
-    def __init__(self, data: bool, rho_t: float, rho: float) -> None:
-        self.data, self.rho_t, self.rho = data, rho_t, rho
+    With ``eta`` > 0 that of the SDE.
+    """
+
+    def __init__(self, data: bool, rho_t: float, rho: float, eta: float = 0.0) -> None:
+        self.data, self.rho_t, self.rho, self.eta = data, rho_t, rho, eta
         self.h = math.log(rho_t / rho) if rho > 0 else math.inf
+
+    @property
+    def std(self) -> float:
+        """The standard deviation of the noise in x̄."""
+        if self.data:
+            return self.rho * math.sqrt(-math.expm1(-2.0 * self.eta * self.h))
+        return math.sqrt(self.eta * (self.rho_t**2 - self.rho**2))
 
     def linear(self, x: Symbol) -> Symbol:
         """The state when the prediction is zero."""
-        return (self.rho / self.rho_t) * x if self.data else x
+        return (self.rho / self.rho_t) ** (1.0 + self.eta) * x if self.data else x
 
     def weight(self, k: int) -> float:
         """The weight of the k-th derivative in λ, k = 0, 1, 2."""
+        more = 1.0 + self.eta
         if k == 0:  # finite at a clean end too
-            return 1.0 - self.rho / self.rho_t if self.data else self.rho - self.rho_t
-        h = self.h
+            return -math.expm1(-more * self.h) if self.data else more * (self.rho - self.rho_t)
         if self.data:
-            return (h + math.expm1(-h)) if k == 1 else (0.5 * h * h - h - math.expm1(-h))
-        return -self.rho * (math.expm1(h) - h if k == 1 else math.expm1(h) - h - 0.5 * h * h)
+            h = more * self.h
+            return (h + math.expm1(-h) if k == 1 else 0.5 * h * h - h - math.expm1(-h)) / more**k
+        h = self.h
+        return -more * self.rho * (math.expm1(h) - h if k == 1 else math.expm1(h) - h - 0.5 * h * h)
 
 
 def _prediction(data: bool, x: Symbol, rho: float, e: Symbol) -> Symbol:
@@ -59,12 +79,24 @@ def _prediction(data: bool, x: Symbol, rho: float, e: Symbol) -> Symbol:
 
 
 def dpm_solver_multistep(
-    process: Process, times: Grid, order: int = 2, data: bool = True, taylor: bool = False, final: int = 0
+    process: Process,
+    times: Grid,
+    order: int = 2,
+    data: bool = True,
+    taylor: bool = False,
+    final: int = 0,
+    eta: float = 0.0,
 ) -> Plan:
     r"""Multistep DPM-Solver (``data=False``) and DPM-Solver++ (``data=True``; DPM-Solver++, Algorithm 2 is order 2).
 
     The order rises 1, 2, … ``order`` over the first steps. Derivatives are divided differences of the last outputs.
-    A step to ρ = 0 is of first order.
+    A step to ρ = 0 is a DDIM step, without noise. With ``eta`` > 0 they are SDE-DPM-Solver and SDE-DPM-Solver++, whose
+    noise is, over a step of h,
+
+    .. math:: \sqrt{\eta(\rho_t^2 - \rho_u^2)}\;z \quad\text{(noise)}, \qquad
+              \rho_u\sqrt{1 - e^{-2\eta h}}\;z \quad\text{(data)} ;
+
+    order 1 with data and η = 1 is DDPM with variance β̃, orders 2 and 3 are k-diffusion's 2M SDE and 3M SDE.
 
     Args:
         order: 1 (DDIM), 2 or 3. The published third-order method counts its second derivative half, which makes it a
@@ -73,14 +105,17 @@ def dpm_solver_multistep(
         taylor: order 2 weighs its derivative by the Taylor expansion, instead of by half the first weight times h
             (the midpoint rule). Both are of second order.
         final: how many of the last steps fall back: the order there is at most the number of steps left. 0: none.
+        eta: noise level of the SDE, 0 for the ODE.
 
     Raises:
-        UserError: unless 1 <= order <= 3 and final >= 0.
+        UserError: unless 1 <= order <= 3, final >= 0 and eta >= 0.
     """
     if order not in (1, 2, 3):
         raise UserError(f"DPM-Solver has orders 1 to 3, got {order}")
     if final < 0:
         raise UserError(f"final must not be negative, got {final}")
+    if not 0.0 <= eta < math.inf:
+        raise UserError(f"eta must be a number >= 0, got {eta:g}")
     times = check(process, times)
     rho = process.rho(times).tolist()
     steps = len(times) - 1
@@ -90,7 +125,8 @@ def dpm_solver_multistep(
     for i in range(steps):
         e = tape.eval(x, times[i])
         history = [(-math.log(rho[i]), _prediction(data, x, rho[i], e)), *history[: order - 1]]
-        step = _Step(data, rho[i], rho[i + 1])
+        noisy = eta > 0 and rho[i + 1] > 0
+        step = _Step(data, rho[i], rho[i + 1], eta if noisy else 0.0)
         left = steps - i
         p = min(len(history), left if left <= final else order, 1 if rho[i + 1] == 0.0 else order)
         new = step.linear(x) + step.weight(0) * history[0][1]
@@ -102,7 +138,7 @@ def dpm_solver_multistep(
             first, second = (m0 - m1) / (l0 - l1), (m1 - m2) / (l1 - l2)
             curve = (first - second) / (l0 - l2)
             new = new + step.weight(1) * (first + (l0 - l1) * curve) + step.weight(2) * curve
-        x = new
+        x = new + step.std * tape.noise() if noisy else new
     return tape.plan(x, times[-1])
 
 
