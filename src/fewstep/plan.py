@@ -311,7 +311,8 @@ class Plan:
 def difference(a: Plan, b: Plan) -> float:
     """The largest difference between two samplers' canonical tables and call times; infinite if their shapes differ.
 
-    Two samplers are the same if and only if this is zero (to rounding).
+    Two samplers that form the same number of states are the same if and only if this is zero (to rounding). One that
+    stores a sum at which it makes no call (:meth:`Tape.store`) has a row more.
     """
     p, q = a.canonical(), b.canonical()
     pairs = [(p.times, q.times), (p.a, q.a), (p.C, q.C), (p.S, q.S)]
