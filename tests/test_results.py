@@ -354,3 +354,60 @@ def test_intervals_are_compared_and_wall_times_are_not():
     old = record([measurement(low=0.4, high=0.6), measurement(metric="seconds", value=1.0)])
     new = record([measurement(low=0.4, high=0.7), measurement(metric="seconds", value=2.0)])
     assert [change.field for change in results.compare([old], [new]).changes] == ["high"]
+
+
+# --- shards --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cell(tmp_path):
+    """A cell whose images are rows of a fixed table; it counts how often each was drawn."""
+    torch = pytest.importorskip("torch")
+    shards = pytest.importorskip("fewstep.shards")
+    table = torch.randn(100, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    drawn: list[int] = []
+
+    def draw(numbers):
+        drawn.extend(numbers)
+        rows = table[numbers.start : numbers.stop]
+        return shards.Shard(numbers.start, numbers.stop, shards.Moments.of(rows), rows, seconds=1.0)
+
+    def run(part=None, samples=100):
+        found = None
+        where = {"out": tmp_path / "out", "scratch": tmp_path / "scratch", "part": part}
+        with results.recording("digits", "frechet", "toy", {}, **where) as record:
+            found = record.collect("ddim-10-0", samples, draw)
+            if found is not None:
+                record.add("error", float(found.moments.total.sum()))
+        return found
+
+    run.table, run.drawn, run.folder = table, drawn, tmp_path
+    return run
+
+
+@pytest.mark.parametrize("parts", [1, 3, 17, 150])
+def test_parts_in_any_order_make_the_record_of_one_job(cell, parts):
+    for k in np.random.default_rng(parts).permutation(parts).tolist():
+        assert cell([k, parts]) is None
+    assert not (cell.folder / "out").exists()
+    found = cell()
+    assert sorted(cell.drawn) == list(range(100))
+    assert (found.rows == cell.table).all()
+    assert found.seconds == min(parts, 100)
+    expected = cell.table.sum(0)
+    assert ((found.moments.total - expected).abs() <= 1e-12 * expected.abs().clamp(min=1)).all()
+    assert (cell.folder / "out/digits/frechet/toy.json").exists() and not (cell.folder / "scratch").exists()
+
+
+def test_the_gathering_job_draws_what_is_missing_and_a_part_is_drawn_once(cell):
+    cell([1, 4]), cell([1, 4]), cell([2, 3]), cell([0, 7])
+    (cell.folder / "scratch/ddim-10-0/14-25.safetensors").write_bytes(b"half a sh")  # as no job leaves it
+    before = len(cell.drawn)
+    assert before == len(set(cell.drawn)) == 25 + 34 + 14
+    assert (cell().rows == cell.table).all()
+    assert sorted(cell.drawn[before:]) == [*range(14, 25), *range(50, 66)]
+
+
+def test_shards_beyond_the_samples_are_left_alone(cell):
+    cell([1, 2])
+    assert (cell(samples=60).rows == cell.table[:60]).all()

@@ -43,8 +43,9 @@ class TimeIsUpError(BaseException):
 def execute(cell: results.Cell) -> None:
     """Runs the code cells of a notebook in a fresh namespace; the cell's parameters replace the notebook's."""
     notebook = ROOT / "book" / "experiments" / f"{cell.experiment}.ipynb"
-    record_as = {"profile": cell.profile, "experiment": cell.experiment, "cell": cell.name}
-    given = {**cell.parameters, "record_as": {**record_as, "parameters": cell.parameters}}
+    record_as: dict[str, Any] = {"profile": cell.profile, "experiment": cell.experiment, "cell": cell.name}
+    record_as |= {"parameters": cell.parameters, "scratch": str(cell.scratch())}
+    given = {**cell.parameters, "record_as": record_as}
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, part in enumerate(json.loads(notebook.read_text("utf-8"))["cells"]):
         if part["cell_type"] == "code":

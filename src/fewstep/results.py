@@ -9,7 +9,8 @@ schema below is refused with a line that names the file and the field. A noteboo
     with results.recording(**record_as) as record:
         record.add("frechet_distance", 12.3, 11.9, 12.7, solver="ddim", grid="uniform", nfe=10, samples=1000, seeds=[0])
 
-where ``record_as`` (profile, experiment, cell, parameters, the folder of the records) is handed in by the workflow.
+where ``record_as`` (profile, experiment, cell, parameters, the folder of the records) is handed in by the workflow. A
+measurement of many samples is cut into jobs by drawing them through :meth:`Recorder.collect`.
 What is to be measured stands in ``workflow/experiments.yml``, which :func:`cells` reads.
 """
 
@@ -21,17 +22,21 @@ import functools
 import json
 import math
 import platform
+import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from .errors import UserError, unknown
 from .files import write_atomically
 from .provenance import ROOT, cell_key, device_name, package_versions, revision, weights_of
+
+if TYPE_CHECKING:
+    from .shards import Shard
 
 __all__ = [
     "METRICS",
@@ -40,6 +45,7 @@ __all__ = [
     "Cell",
     "Change",
     "Comparison",
+    "Experiment",
     "Measurement",
     "Provenance",
     "Record",
@@ -310,9 +316,62 @@ def table(records: Iterable[Record], **filters: Any) -> list[dict[str, Any]]:
 
 @dataclass
 class Recorder:
-    """Collects the measurements of one cell."""
+    """Collects the measurements of one cell.
+
+    Attributes:
+        measurements: what was added so far.
+        scratch: the folder that keeps the shards of the cell until its record is written; None: they are not kept.
+        part: (k, n): this job draws the k-th of n ranges of the samples, and measures nothing.
+    """
 
     measurements: list[Measurement] = field(default_factory=list)
+    scratch: Path | None = None
+    part: tuple[int, int] | None = None
+
+    def collect(self, name: str, samples: int, draw: Callable[[range], Shard]) -> Shard | None:
+        """The shard of the samples 0 … ``samples`` − 1: ranges that lie in ``scratch``, ``draw`` for the others.
+
+        What is drawn is kept in ``scratch``, so that a killed job goes on where it was, and so that several jobs share
+        the work: the shard is the same, up to rounding, whoever drew which range.
+
+        Args:
+            name: of this set of samples, different for each in the cell.
+            samples: how many.
+            draw: makes the shard of a range of sample numbers.
+
+        Returns:
+            The shard; None in a job that draws one part only.
+        """
+        if self.scratch is None:
+            return draw(range(samples))
+        from . import shards  # here, not above: it needs torch, and those who only read records do not
+
+        folder = self.scratch / name
+
+        def kept(numbers: range) -> Shard:
+            path = folder / f"{numbers.start}-{numbers.stop}.safetensors"
+            with contextlib.suppress(UserError):  # missing, or no shard: it is made anew
+                return shards.load(path)
+            shards.save(draw(numbers), path)
+            return shards.load(path)
+
+        if self.part is not None:
+            k, n = self.part
+            numbers = range(samples * k // n, samples * (k + 1) // n)
+            if numbers:
+                kept(numbers)
+            return None
+        found = [range(*map(int, path.stem.split("-"))) for path in folder.glob("[0-9]*.safetensors")]
+        pieces: list[range] = []
+        done = 0
+        for numbers in [*sorted(found, key=lambda numbers: numbers.start), range(samples, samples)]:
+            if done < numbers.start <= samples:
+                pieces.append(range(done, numbers.start))
+                done = numbers.start
+            if numbers and numbers.start == done and numbers.stop <= samples:
+                pieces.append(numbers)
+                done = numbers.stop
+        return shards.merge(kept(numbers) for numbers in pieces)
 
     def add(
         self,
@@ -361,6 +420,8 @@ def recording(
     parameters: Mapping[str, Any],
     *,
     out: Path | str | None = None,
+    scratch: Path | str | None = None,
+    part: Sequence[int] | None = None,
     device: str = "cpu",
 ) -> Iterator[Recorder]:
     """Collects measurements and writes their record when the block ends well; an exception leaves no file.
@@ -371,6 +432,8 @@ def recording(
         cell: the name of this run of the notebook.
         parameters: what the run was made with, as in ``workflow/experiments.yml``; they and the code make its key.
         out: folder of records; the committed ones by default.
+        scratch: where the shards of the cell are kept (:meth:`Recorder.collect`); removed when the record is written.
+        part: (k, n): draw the k-th of n ranges of the samples only, and write no record.
         device: torch's name of the device that the numbers are computed on.
 
     Raises:
@@ -381,8 +444,10 @@ def recording(
     commit, dirty = revision()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
-    recorder = Recorder()
+    recorder = Recorder(scratch=Path(scratch) if scratch else None, part=(part[0], part[1]) if part else None)
     yield recorder
+    if part:
+        return
     if not recorder.measurements:
         raise UserError(f"{profile}/{experiment}/{cell} measured nothing; a record needs at least one measurement")
     try:
@@ -406,6 +471,8 @@ def recording(
     except ValidationError as error:
         raise UserError(f"{profile}/{experiment}/{cell}: {_complaint(error)}") from None
     write(record, Path(out) if out else RESULTS)
+    if scratch:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 # --- what is to be measured ----------------------------------------------------------------------------------------
@@ -413,12 +480,14 @@ def recording(
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of an experiment's notebook."""
+    """One run of an experiment's notebook; ``shards`` and ``gpu`` as in :class:`Experiment`."""
 
     profile: str
     experiment: str
     name: str
     parameters: dict[str, Any]
+    shards: int | None = None
+    gpu: bool = False
 
     def path(self, folder: Path = RESULTS) -> Path:
         """The file of its record."""
@@ -428,14 +497,32 @@ class Cell:
         """Its key as the code stands now (:func:`fewstep.provenance.cell_key`)."""
         return cell_key(self.experiment, self.parameters, root)
 
+    def scratch(self, root: Path = ROOT) -> Path:
+        """The folder that keeps its shards until its record is written; code that has changed never meets old ones."""
+        return root / "_build" / "shards" / self.profile / self.experiment / f"{self.name}.{self.key(root)[:12]}"
 
-class _Experiment(_Strict):
+
+class Experiment(_Strict):
+    """A notebook and its runs. How its work is spread changes no number, and no key.
+
+    Attributes:
+        parameters: what all its cells share.
+        cells: parameters of each cell.
+        shards: into how many jobs a cell's samples are cut; None if the notebook does not draw by
+            :meth:`Recorder.collect`.
+        gpu: whether a job takes a GPU where there is one.
+    """
+
     parameters: dict[str, Any] = {}
     cells: dict[Name, dict[str, Any]] = Field(min_length=1)
+    shards: int | None = Field(default=None, ge=1)
+    gpu: bool = False
 
 
-def planned(root: Path = ROOT) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    """What is to be measured, from ``workflow/experiments.yml``: profile → experiment → cell → parameters.
+def planned(root: Path = ROOT) -> dict[str, dict[str, Experiment]]:
+    """What is to be measured, from ``workflow/experiments.yml``: profile → experiment → what it holds.
+
+    The cells' parameters are complete: those of the experiment are in them.
 
     Raises:
         UserError: if the file does not fit its schema.
@@ -448,21 +535,23 @@ def planned(root: Path = ROOT) -> dict[str, dict[str, dict[str, dict[str, Any]]]
 
 
 @functools.cache
-def _planned(path: Path, changed_ns: int) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+def _planned(path: Path, changed_ns: int) -> dict[str, dict[str, Experiment]]:
     import yaml
 
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
         if isinstance(content, dict):
             content.pop("shared", None)  # a place for YAML anchors
-        document = TypeAdapter(dict[Name, dict[Name, _Experiment]]).validate_python(content)
+        document = TypeAdapter(dict[Name, dict[Name, Experiment]]).validate_python(content)
     except ValidationError as error:
         raise UserError(f"{path}: {_complaint(error)}") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, or a date that does not exist
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     return {
         profile: {
-            name: {cell: {**experiment.parameters, **parameters} for cell, parameters in experiment.cells.items()}
+            name: experiment.model_copy(
+                update={"cells": {cell: {**experiment.parameters, **own} for cell, own in experiment.cells.items()}}
+            )
             for name, experiment in experiments.items()
         }
         for profile, experiments in document.items()
@@ -486,7 +575,11 @@ def cells(profile: str, experiment: str | None = None, root: Path = ROOT) -> lis
     if experiment is not None and experiment not in experiments:
         raise unknown(f"experiment of profile {profile}", experiment, experiments)
     wanted = [experiment] if experiment else [name for name in experiments if not is_training(name)]
-    return [Cell(profile, name, cell, parameters) for name in wanted for cell, parameters in experiments[name].items()]
+    return [
+        Cell(profile, name, cell, parameters, experiments[name].shards, experiments[name].gpu)
+        for name in wanted
+        for cell, parameters in experiments[name].cells.items()
+    ]
 
 
 def is_training(experiment: str) -> bool:
@@ -516,7 +609,8 @@ def stale_cells(profile: str, folder: Path | str = RESULTS, root: Path = ROOT) -
 def why_stale(record: Record, root: Path = ROOT) -> str | None:
     """Why a record no longer says what the code would measure, in words; None if it does."""
     where = record.provenance
-    parameters = planned(root).get(where.profile, {}).get(where.experiment, {}).get(where.cell)
+    experiment = planned(root).get(where.profile, {}).get(where.experiment)
+    parameters = experiment.cells.get(where.cell) if experiment else None
     if parameters is None:
         return "workflow/experiments.yml has no such cell any more"
     if parameters != where.parameters:

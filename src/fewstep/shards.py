@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,12 +97,14 @@ class Shard:
         stop: number of the last image, plus one.
         moments: of the features of all of them.
         rows: the features of the first ones, (K, F).
+        seconds: what it took to make it, of all jobs together.
     """
 
     start: int
     stop: int
     moments: Moments
     rows: Tensor
+    seconds: float = 0.0
 
 
 def merge(shards: Iterable[Shard]) -> Shard:
@@ -120,7 +123,7 @@ def merge(shards: Iterable[Shard]) -> Shard:
             raise UserError(f"images {low} to {high - 1} are {what}; shards that follow each other are needed")
     moments = functools.reduce(Moments.__add__, (shard.moments for shard in ordered))
     rows = torch.cat([shard.rows for shard in ordered])
-    return Shard(ordered[0].start, ordered[-1].stop, moments, rows)
+    return Shard(ordered[0].start, ordered[-1].stop, moments, rows, sum(shard.seconds for shard in ordered))
 
 
 def save(shard: Shard, path: Path) -> None:
@@ -128,7 +131,7 @@ def save(shard: Shard, path: Path) -> None:
     from safetensors.torch import save as serialise
 
     tensors = {"total": shard.moments.total, "outer": shard.moments.outer, "rows": shard.rows}
-    facts = {"start": shard.start, "stop": shard.stop}
+    facts = {"start": shard.start, "stop": shard.stop, "seconds": shard.seconds}
     blob = serialise({k: v.cpu().contiguous() for k, v in tensors.items()}, {"fewstep": json.dumps(facts)})
     write_atomically(Path(path), lambda temporary: temporary.write_bytes(blob))
 
@@ -145,7 +148,8 @@ def load(path: Path) -> Shard:
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["fewstep"])
             total, outer, rows = (file.get_tensor(name) for name in ("total", "outer", "rows"))
-        return Shard(facts["start"], facts["stop"], Moments(facts["stop"] - facts["start"], total, outer), rows)
+        moments = Moments(facts["stop"] - facts["start"], total, outer)
+        return Shard(facts["start"], facts["stop"], moments, rows, facts["seconds"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         raise UserError(f"{path} is not a shard; delete it, and it will be made anew") from None
 
@@ -232,6 +236,7 @@ def reference(dataset: str, features: str, keep: int = 0, device: str = "cpu") -
 def _collect(work: Callable[[int, int], Tensor], numbers: range, batch: int, keep: int) -> Shard:
     if not len(numbers) or numbers.step != 1:
         raise UserError(f"a shard needs a range of numbers without gaps, got {numbers}")
+    clock = time.perf_counter()
     moments: Moments | None = None
     rows: list[Tensor] = []
     done = numbers.start
@@ -241,7 +246,7 @@ def _collect(work: Callable[[int, int], Tensor], numbers: range, batch: int, kee
         done += len(found)
     assert moments is not None
     on_cpu = Moments(moments.n, moments.total.cpu(), moments.outer.cpu())
-    return Shard(numbers.start, numbers.stop, on_cpu, torch.cat(rows))
+    return Shard(numbers.start, numbers.stop, on_cpu, torch.cat(rows), time.perf_counter() - clock)
 
 
 def scores(samples: Shard, reference: Shard, names: Iterable[str] = tuple(metrics.METRICS)) -> dict[str, float]:
