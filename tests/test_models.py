@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import fewstep
 from fewstep import models, profiles, schedules
 from fewstep.errors import UserError
 
@@ -226,16 +228,91 @@ def test_unknown_checkpoints_and_kinds(tmp_path):
         models.load("net", tmp_path)
 
 
-def test_a_pickle_is_never_read(tmp_path):
-    path = tmp_path / "net.safetensors"
-    models.save("net", models.FeatureNet((1, 8, 8), 10, width=4, features=8), "features", "test", tmp_path)
-    torch.save({"weight": torch.zeros(1)}, path)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    from fewstep.models.checkpoints import sha256
+class Bomb:
+    """What a pickle can do to who opens it."""
 
-    manifest["net.safetensors"]["sha256"] = sha256(path)  # even where the manifest vouches for it
+    def __reduce__(self):
+        return open, ("opened", "w")
+
+
+def _pickles(folder, weights):
+    """The same weights and some code, in each form that torch and pickle write."""
+    for name, options in (("zip", {}), ("old", {"_use_new_zipfile_serialization": False})):
+        torch.save({**weights, "bomb": Bomb()}, folder / f"{name}.pt", **options)
+        yield (folder / f"{name}.pt").read_bytes()
+    for protocol in (2, 4, 5):
+        yield pickle.dumps({"bomb": Bomb()}, protocol)
+
+
+def test_a_pickle_is_never_read(tmp_path, monkeypatch):
+    """Whatever it is called, and even where the manifest vouches for it."""
+    monkeypatch.chdir(tmp_path)
+    net = models.FeatureNet((1, 8, 8), 10, width=4, features=8)
+    models.save("net", net, "features", "test", tmp_path / "weights")
+    path = tmp_path / "weights" / "net.safetensors"
+    manifest = models.manifest(path.parent)
+    for blob in _pickles(tmp_path, net.state_dict()):
+        path.write_bytes(blob)
+        for digest in ("0" * 64, hashlib.sha256(blob).hexdigest()):
+            manifest["net.safetensors"]["sha256"] = digest
+            (path.parent / "manifest.json").write_text(json.dumps(manifest))
+            with pytest.raises(UserError, match=r"is a pickle, .* is not read; convert it with") as caught:
+                models.load("net", path.parent)
+            assert "\n" not in str(caught.value)
+    assert not (tmp_path / "opened").exists()
+    with open(tmp_path / "zip.pt", "rb") as file:  # the bomb is one
+        torch.load(file, weights_only=False)
+    assert (tmp_path / "opened").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"])
+def test_a_pickle_is_refused_by_name(tmp_path, suffix):
+    says = rf"other{suffix} is a pickle, which can run code when it is opened, and is not read; convert it with"
+    with pytest.raises(UserError, match=says):  # asked for
+        models.load(f"other{suffix}", tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({f"other{suffix}": {"sha256": "0" * 64}}))
+    with pytest.raises(UserError, match=says):  # in the manifest
+        models.load("other", tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / f"other{suffix}").touch()
+    with pytest.raises(UserError, match=says):  # in the folder
+        models.load("other", tmp_path)
+    entry = {"sha256": "0" * 64, "kind": "features", "config": {}, "shards": {f"other{suffix}": "0" * 64}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"net.safetensors": entry}))
+    with pytest.raises(UserError, match=says):  # as a shard
+        models.load("net", tmp_path)
+
+
+def test_the_line_that_converts_a_pickle_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(models.checkpoints, "FOLDER", tmp_path)
+    model = models.FeatureNet((1, 8, 8), 10, width=4, features=8)
+    torch.save(model.state_dict(), tmp_path / "net.pt")
+    with pytest.raises(UserError) as caught:
+        models.load("net")
+    line = str(caught.value).partition("convert it with ")[2]
+    fresh = models.FeatureNet((1, 8, 8), 10, width=4, features=8)
+    exec(line, {"torch": torch, "fewstep": fewstep, "model": fresh, "kind": "features", "profile": "test"})
+    assert all(torch.equal(p, q) for p, q in zip(models.load("net").parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "blob", [b"", b"PK", b"PK\x03\x04" + bytes(100), b"\x80", bytes(7), b"text" * 10, bytes(10_000)]
+)
+def test_other_files_are_no_safetensors(tmp_path, blob):
+    models.save("net", models.FeatureNet((1, 8, 8), 10, width=4, features=8), "features", "test", tmp_path)
+    (tmp_path / "net.safetensors").write_bytes(blob)
+    manifest = models.manifest(tmp_path)
+    manifest["net.safetensors"]["sha256"] = hashlib.sha256(blob).hexdigest()
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="is not a safetensors file of this network"):
+        models.load("net", tmp_path)
+
+
+@pytest.mark.parametrize("file", ["../net.safetensors", "/net.safetensors", "weights", ""])
+def test_a_manifest_names_files_of_its_folder_only(tmp_path, file):
+    entry = {"sha256": "0" * 64, "kind": "features", "config": {}, "shards": {file: "0" * 64}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"net.safetensors": entry}))
+    with pytest.raises(UserError, match=r"manifest\.json names .*; the name of a \.safetensors file without a folder"):
         models.load("net", tmp_path)
 
 
@@ -259,7 +336,7 @@ def test_shipped_weights_are_whole_and_small():
 def test_importing_the_package_does_not_import_the_slow_libraries():
     code = (
         "import sys, fewstep, fewstep.solvers, fewstep.models, fewstep.metrics, fewstep.train;"
-        "print([m for m in ('diffusers', 'torch_fidelity', 'accelerate', 'sklearn') if m in sys.modules])"
+        "print([m for m in ('diffusers', 'torch_fidelity', 'accelerate', 'sklearn', 'requests') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -2,14 +2,21 @@
 
 The manifest gives for each network its SHA-256, kind and configuration, and the profile it belongs to. Of a network in
 shards it gives the SHA-256 of each of them too; the network's own is then that of the shards one after another. A file
-is built into a network only after its hash was compared. Pickles are never read.
+is built into a network only after its hash was compared. Pickles are never read: opening one runs the code in it.
+
+A file that is not in the folder is fetched (:mod:`fewstep.models.downloads`) where the manifest gives a ``url``: that
+of the file, or, ending in ``/``, that of the folder which holds it or its shards. ``bytes`` is the length of the file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import importlib
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +35,8 @@ FOLDER = ROOT / "data" / "checkpoints"
 
 MANIFEST = "manifest.json"
 RESTORE = "restore it with git or train it again with make train"
+SUFFIX = ".safetensors"
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 
 
 def _unet(config: dict[str, Any]) -> nn.Module:
@@ -161,18 +170,22 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
     """The network of this name, in eval mode and without gradients, on the CPU, float32.
 
     Raises:
-        UserError: if the name is unknown, or a file of it is missing, truncated or of another hash.
+        UserError: if the name is unknown, or a file of it is missing, truncated, of another hash or a pickle, or it
+            cannot be fetched.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as deserialise
 
     folder = Path(folder or FOLDER)
     entries = manifest(folder)
-    if f"{name}.safetensors" not in entries:
+    if f"{name}{SUFFIX}" not in entries:
+        for file in (name, *(f"{name}{suffix}" for suffix in PICKLES)):
+            if file.endswith(PICKLES) and (file == name or file in entries or (folder / file).exists()):
+                raise _pickle(folder / file)
         raise unknown("checkpoint", name, [Path(file).stem for file in entries])
-    entry = entries[f"{name}.safetensors"]
-    files = entry.get("shards", {f"{name}.safetensors": entry["sha256"]})
-    blobs = [_read(folder / file, digest) for file, digest in files.items()]
+    entry = entries[f"{name}{SUFFIX}"]
+    files = entry.get("shards", {f"{name}{SUFFIX}": entry["sha256"]})
+    blobs = [_read(folder, file, digest, entry) for file, digest in files.items()]
     model = KINDS[entry["kind"]](entry["config"])
     try:
         weights: dict[str, Tensor] = {}
@@ -185,16 +198,46 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
     return model.float().eval().requires_grad_(False)
 
 
-def _read(path: Path, digest: str) -> bytes:
+def _read(folder: Path, file: str, digest: str, entry: dict[str, Any]) -> bytes:
     """A file's bytes, compared with the hash that the manifest states."""
+    if file.endswith(PICKLES):
+        raise _pickle(folder / file)
+    if Path(file).name != file or not file.endswith(SUFFIX):
+        raise UserError(f"{folder / MANIFEST} names {file!r}; the name of a {SUFFIX} file without a folder is needed")
+    path = folder / file
+    if "url" in entry and not path.exists():
+        # Named by a text, as solver families are: how weights come here determines no number, their SHA-256 does, so
+        # that module is no part of a record's key (fewstep.provenance).
+        downloads = importlib.import_module("fewstep.models.downloads")
+        url, size = entry["url"], None if "shards" in entry else entry.get("bytes")
+        path = downloads.fetch(f"{url}{file}" if str(url).endswith("/") else url, digest, file, size)
     try:
         blob = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read checkpoint {path}: {error.strerror}; {RESTORE}") from None
+    if _is_pickle(blob):
+        raise _pickle(path)
     if hashlib.sha256(blob).hexdigest() != digest:
         what = "is truncated" if _truncated(blob) else "does not have the SHA-256 that its manifest states"
         raise UserError(f"checkpoint {path} {what}; {RESTORE}")
     return blob
+
+
+def _is_pickle(blob: bytes) -> bool:
+    """Whether this is what ``torch.save`` (a zip file with ``data.pkl``, or an older form) or ``pickle`` writes."""
+    if blob[8:9] == b"{":  # a safetensors file: a length of 8 bytes, then JSON
+        return False
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(blob)) as archive:
+        return any(name.endswith(".pkl") for name in archive.namelist())
+    return len(blob) > 1 and blob[0] == 0x80 and 2 <= blob[1] <= 5  # the opcode PROTO, and the protocol
+
+
+def _pickle(path: Path) -> UserError:
+    convert = f"model.load_state_dict(torch.load({str(path)!r}, weights_only=True))"
+    return UserError(
+        f"checkpoint {path} is a pickle, which can run code when it is opened, and is not read; convert it with "
+        f"{convert}; fewstep.models.save({path.stem!r}, model, kind, profile)"
+    )
 
 
 def _truncated(blob: bytes) -> bool:
