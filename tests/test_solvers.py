@@ -327,6 +327,11 @@ def test_every_solver_names_its_source(name):
     ("call", "says"),
     [
         (lambda: build("dimm", VP, 10), "unknown solver 'dimm'; did you mean ddim"),
+        (lambda: build("rk45", VP, 10), "call fewstep.adaptive.rk45"),
+        (
+            lambda: rho_rk(VP, np.array([0.9, 0.5, 0.1]), "hen"),
+            "unknown Runge–Kutta method 'hen'; did you mean",
+        ),
         (lambda: build("pndm-f", VP, 12, "uniform"), "cannot spend 12 network calls: it needs at least 13"),
         (lambda: build("ddim", VP, 0), "needs at least 1"),
         (lambda: build("ddim", VP, 10, eta=1.5), r"eta must lie in \[0, 1\]"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,8 +52,8 @@ def sample(
         dtype: of states and combinations (float64 to verify).
         autocast: run the network under autocast in this dtype.
         hook: see :data:`Hook`.
-        fused: form each row by one kernel of ``torch.compile`` (a C++ compiler or a GPU is needed, and some seconds for
-            each new number of operands) instead of one in-place operation for each operand.
+        fused: form each row by one compiled kernel instead of one in-place operation for each operand. A C++ compiler
+            or a GPU is needed, and a second or so for each new number and shape of operands.
 
     Returns:
         The state at ``plan.times[-1]``, shape of ``x``, dtype ``dtype``.
@@ -99,10 +100,12 @@ def _execute(
             if number:
                 if weights is None:
                     state = _combine(row.terms, row.in_place, slots)
+                    for draw, weight in row.noises:
+                        state.add_(noise(draw).to(state), alpha=weight)
                 else:
-                    state = _fused()(weights[number], [slots[slot] for slot, _ in row.terms], row.in_place)
-                for draw, weight in row.noises:
-                    state.add_(noise(draw).to(state), alpha=weight)
+                    operands: list[Any] = [slots[slot] for slot, _ in row.terms]
+                    operands += [noise(draw).to(operands[0]) for draw, _ in row.noises]
+                    state = _fused(weights[number], operands, row.in_place)
             if hook is not None:
                 for call in [call for call, _ in row.calls] or [plan.nfe] * (number == last):
                     replaced = hook(call, state, float(plan.times[call]))
@@ -137,22 +140,41 @@ def _combine(terms: Sequence[tuple[int, float]], in_place: bool, slots: list[Ten
 
 def _weights(plan: Plan, dtype: torch.dtype, device: torch.device) -> Sequence[Tensor]:
     """The weights of every row as tensors: as numbers, each would be compiled into a kernel of its own."""
-    table = torch.zeros(len(plan.rows), max(len(row.terms) for row in plan.rows), dtype=dtype)
-    for weights, row in zip(table, plan.rows, strict=True):
-        weights[: len(row.terms)] = torch.tensor([weight for _, weight in row.terms], dtype=dtype)
-    return table.to(device).unbind()
+    rows = [[weight for _, weight in (*row.terms, *row.noises)] for row in plan.rows]
+    width = 4 * math.ceil(max(map(len, rows)) / 4)  # 16 bytes: kernels on a GPU read only from aligned addresses
+    table = torch.tensor([row + [0.0] * (width - len(row)) for row in rows], dtype=dtype).to(device)
+    return [weights[: len(row)] for weights, row in zip(table.unbind(), rows, strict=True)]
 
 
-@functools.cache
-def _fused() -> Callable[..., Tensor]:
-    return torch.compile(_weighted_sum)
+_kernels: dict[tuple[object, ...], Callable[..., Any]] = {}
 
 
-def _weighted_sum(weights: Tensor, operands: list[Tensor], in_place: bool) -> Tensor:
-    total = weights[0] * operands[0]
-    for k in range(1, len(operands)):
-        total = total + weights[k] * operands[k]
-    return operands[0].copy_(total) if in_place else total
+def _fused(weights: Tensor, operands: list[Tensor], in_place: bool) -> Tensor:
+    """Σ c · operand by one kernel, made at the first row of this number, dtype and layout of operands.
+
+    The compiler is called without the front end of ``torch.compile``, whose checks at every call would take as long as
+    the kernel: that a kernel fits its operands is known from their layout, the key.
+    """
+    first = operands[0]
+    key = (in_place, first.dtype, first.device, first.shape, *[operand.stride() for operand in operands])
+    kernel = _kernels.get(key)
+    if kernel is None:
+        kernel = _kernels[key] = _compile([weights, *operands], in_place)
+    state: Tensor = kernel(weights, *operands)[0]
+    return state
+
+
+def _compile(arguments: list[Any], in_place: bool) -> Callable[..., Any]:
+    from torch._inductor import compile
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def weighted_sum(weights: Tensor, *operands: Tensor) -> list[Tensor]:
+        total = weights[0] * operands[0]
+        for k in range(1, len(operands)):
+            total = total + weights[k] * operands[k]
+        return [operands[0].copy_(total) if in_place else total]
+
+    return compile(make_fx(weighted_sum, tracing_mode="fake")(*arguments), arguments)
 
 
 def _own(eps: Tensor, state: Tensor) -> Tensor:

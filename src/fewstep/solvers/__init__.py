@@ -491,9 +491,21 @@ ALIASES = {
 """Other names of the same tables: k-diffusion's LMS and variable-step iPNDM are variable-step Adams–Bashforth in ρ."""
 
 
+ADAPTIVE = {
+    "rk45": "rk45",
+    "dpm-solver-adaptive": "dpm_solver_adaptive",
+    "predictor-corrector": "predictor_corrector",
+}
+"""Samplers that are no plans, and their functions in :mod:`fewstep.adaptive`."""
+
+
 def get(name: str) -> Solver:
     """The solver called ``name``, by its own name or an alias; UserError with the nearest names if there is none."""
     name = ALIASES.get(name, name)
+    if name in ADAPTIVE:
+        raise UserError(
+            f"{name} has no table, since it chooses its calls while it runs; call fewstep.adaptive.{ADAPTIVE[name]}"
+        )
     if name not in SOLVERS:
         raise unknown("solver", name, [*SOLVERS, *ALIASES])
     return SOLVERS[name]

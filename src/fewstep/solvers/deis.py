@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammainc
 
-from ..errors import UserError
+from ..errors import UserError, unknown
 from ..grids import Grid, check
 from ..plan import Plan, Symbol, Tape
 from ..schedules import Process
@@ -153,7 +153,12 @@ def rho_rk(process: Process, times: Grid, method: str = "heun") -> Plan:
 
     Args:
         method: a name in :data:`~fewstep.solvers.coefficients.TABLEAUX`.
+
+    Raises:
+        UserError: if there is no such method.
     """
+    if method not in TABLEAUX:
+        raise unknown("Runge–Kutta method", method, TABLEAUX)
     tableau = TABLEAUX[method]
     times = check(process, times)
     rho = process.rho(times).tolist()
