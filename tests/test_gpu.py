@@ -43,10 +43,15 @@ cifar10:
     parameters: {model: cifar10-unet, features: cifar10-features, budgets: [2], reference_calls: 80, samples: 3}
     cells:
       ddim: {solvers: {ddim: [quadratic]}}
+  trajectories:
+    cells:
+      ddim:
+        {model: cifar10-unet, times: [999, 10], steps: [1, 10], nodes: 5, reference_steps: 20, budget: 3, samples: 2}
   fd_cifar:
     parameters: {model: cifar10-unet, features: cifar10-features, samples: 12, keep: 12, batch: 5, budgets: [2]}
     cells:
       ddim: {solvers: {ddim: [uniform]}, seeds: [0, 1]}
+      sweep: {solvers: {ge: [log-linear]}, gammas: [1.0, 2.0]}
       wrong: {solvers: {ddim: [uniformm]}}
 """
 
@@ -105,9 +110,19 @@ def test_cut_short_and_taken_up_again(clone):
     assert code == 1 and "unknown grid 'uniformm'" in said, said  # one bad cell stops no other
     assert "Traceback" not in said
     assert "train_classifier" not in said  # what is there is left alone
-    measured = ["fd_cifar/ddim", "ode_error/ddim", "samples/grids", "sanity/images", "speed/ddim"]
-    assert records(clone) == [f"{name}.json" for name in (*measured, "train_classifier/features", "train_unet/unet")]
+    measured = [
+        *("fd_cifar/ddim", "fd_cifar/sweep", "ode_error/ddim", "samples/grids", "sanity/images", "speed/ddim"),
+        "trajectories/ddim",
+    ]
+    assert records(clone) == [
+        f"{name}.json" for name in sorted([*measured, "train_classifier/features", "train_unet/unet"])
+    ]
     assert (clone / "book/_static/cifar10/ddim-uniform-2.png").exists()
+    swept = json.loads((clone / "data/results/cifar10/fd_cifar/sweep.json").read_text())["measurements"]
+    assert {m["settings"]["gamma"] for m in swept} == {1.0, 2.0}
+    along = json.loads((clone / "data/results/cifar10/trajectories/ddim.json").read_text())["measurements"]
+    kinds = {"score_error", "eps_error", "extrapolation_error", "distance", "relative_error"}
+    assert {m["metric"] for m in along} == kinds
     record = json.loads((clone / "data/results/cifar10/fd_cifar/ddim.json").read_text())
     metrics = [m["metric"] for m in record["measurements"] if m["seeds"] == [1]]
     assert metrics == ["frechet_distance", "kernel_distance", "precision", "recall", "seconds"]
