@@ -1,0 +1,666 @@
+"""What is looked at before the first cell of a run: whether it can succeed, and what it will take.
+
+:func:`look_ahead` compares the parameters of every cell with its notebook, the weights with their manifest and the data
+with what the package reads, and estimates disk, memory and time. What it finds wrong are lines, one per problem; the
+rest is a table. It writes nothing, and executes nothing of a profile or a notebook.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import reprlib
+import shutil
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+)
+
+from fewstep import grids, results, schedules, solvers
+from fewstep.errors import UserError, unknown
+from fewstep.provenance import ROOT
+
+HANDED_IN = "record_as"
+"""The one parameter that every experiment has: the arguments of :func:`fewstep.results.recording`."""
+
+CHECKPOINTS = ROOT / "data" / "checkpoints"
+
+# --- parameters ----------------------------------------------------------------------------------------------------
+
+
+def _known(kind: str, names: Iterable[str]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in names:
+            raise unknown(kind, name, names)
+        return name
+
+    return AfterValidator(check)
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    for value, count in collections.Counter(map(repr, values)).items():
+        if count > 1:
+            raise UserError(f"{value} stands there {count} times; once is needed")
+    return values
+
+
+def _solver(name: str) -> str:
+    solvers.get(name)
+    return name
+
+
+def manifest() -> dict[str, Any]:
+    """The checkpoints' manifest, by the names of the networks; empty if there is none.
+
+    Raises:
+        UserError: if it is not valid JSON.
+    """
+    path = CHECKPOINTS / "manifest.json"
+    try:
+        return {Path(file).stem: entry for file, entry in json.loads(path.read_text("utf-8")).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError):
+        raise UserError(f"{path} is not valid JSON; restore it with git or train again with make train") from None
+
+
+def _weights(*kinds: str) -> AfterValidator:
+    def check(name: str) -> str:
+        entries = manifest()
+        if name not in entries:
+            raise unknown("weights", name, entries)
+        if entries[name]["kind"] not in kinds:
+            right = [other for other, entry in entries.items() if entry["kind"] in kinds]
+            raise UserError(
+                f"{name!r} is of kind {entries[name]['kind']}; known of kind {kinds[0]}: {', '.join(right)}"
+            )
+        return name
+
+    return AfterValidator(check)
+
+
+IMAGES = {"digits": (1_797, 1 * 8 * 8), "cifar10": (50_000, 3 * 32 * 32), "cifar10-test": (10_000, 3 * 32 * 32)}
+"""How many images a data set has, and how many numbers an image."""
+
+SOME = (Field(min_length=1), AfterValidator(_distinct))
+Grid = Annotated[str, _known("grid", grids.GRIDS)]
+Count = Annotated[int, Field(gt=0, le=10**12)]
+
+MEANING: dict[str, Any] = {
+    "solver": Annotated[str, AfterValidator(_solver)],
+    "grid": Grid,
+    "dataset": Annotated[str, _known("dataset", IMAGES)],
+    "test": Annotated[str, _known("dataset", IMAGES)],
+    "process": Annotated[str, _known("process", schedules.PROCESSES)],
+    "model": Annotated[str, _weights("unet")],
+    "features": Annotated[str, _weights("features", "resnet")],
+    "seed": Annotated[int, Field(ge=0, lt=2**64)],
+    "gamma": FiniteFloat,
+    "minutes": Annotated[FiniteFloat, Field(gt=0)],
+    "keep": Annotated[int, Field(ge=0)],
+    **dict.fromkeys(("budget", "samples", "batch", "calls", "reference_calls", "repeats", "trajectories"), Count),
+}
+"""What a parameter of this name is in every notebook; where a notebook's own value is a list, each of its values."""
+
+PLURAL = {"processes": "process", **{f"{name}s": name for name in ("solver", "grid", "seed", "gamma", "budget")}}
+
+
+def _schema(name: str, default: Any) -> Any:
+    """The type that a parameter must have, by its name and by the value that its notebook gives it."""
+    one = MEANING.get(PLURAL.get(name, name))
+    if one is None:
+        return kind(default)
+    if name == "solvers" and isinstance(default, dict):
+        with_grids = dict[one, Annotated[list[Grid], *SOME]]  # type: ignore[valid-type]
+        return Annotated[with_grids, Field(min_length=1)]
+    if name not in PLURAL and not isinstance(default, list):
+        return one
+    some = SOME[1:] if default == [] else SOME  # where nothing means something to the notebook, it may be nothing
+    return Annotated[list[one], *some]  # type: ignore[valid-type]
+
+
+def _notebook(experiment: str) -> Path:
+    path = ROOT / "book" / "experiments" / f"{experiment}.ipynb"
+    if not path.exists():
+        raise unknown("experiment", experiment, (other.stem for other in path.parent.glob("*.ipynb")))
+    return path
+
+
+def defaults(experiment: str) -> dict[str, Any]:
+    """The notebook's parameters and their values; None for a value that is not a literal.
+
+    Raises:
+        UserError: if there is no such notebook, or no cell tagged ``parameters`` that holds :data:`HANDED_IN`.
+    """
+    path = _notebook(experiment)
+    return _defaults(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _defaults(path: Path, changed_ns: int) -> dict[str, Any]:
+    try:
+        parts = json.loads(path.read_text("utf-8"))["cells"]
+        tagged = [part for part in parts if "parameters" in part["metadata"].get("tags", [])]
+        body = [node for part in tagged[:1] for node in ast.parse("".join(part["source"])).body]
+    except (ValueError, KeyError, TypeError, AttributeError, SyntaxError) as error:
+        raise UserError(f"{path}: not a notebook with plain Python ({error}); Jupyter's nbformat 4 is needed") from None
+    found: dict[str, Any] = {}
+    for node in body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Name):
+                    found[target.id] = _literal(node.value)
+    if HANDED_IN not in found:
+        raise UserError(f"{path}: a cell tagged 'parameters' with {HANDED_IN!r} in it is needed")
+    return found
+
+
+def _literal(node: ast.expr | None) -> Any:
+    try:
+        return None if node is None else ast.literal_eval(node)
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def kind(default: Any) -> Any:
+    """The type of the values that may replace this one: alike at every depth, and whatever JSON has for a None."""
+    if isinstance(default, list | tuple | dict):
+        parts = default.values() if isinstance(default, dict) else default
+        kinds = tuple(dict.fromkeys(kind(part) for part in parts)) or (JsonValue,)
+        return dict[str, Union[kinds]] if isinstance(default, dict) else list[Union[kinds]]  # type: ignore[valid-type]  # noqa: UP007
+    for plain in (bool, int, str):  # a bool is an int too
+        if isinstance(default, plain):
+            return plain
+    return FiniteFloat if isinstance(default, float) else JsonValue
+
+
+def _complaint(name: str, value: Any, default: Any) -> str | None:
+    """What is wrong with the value of a parameter, in one line; None if nothing is."""
+    try:
+        TypeAdapter(_schema(name, default)).validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if isinstance(cause := first.get("ctx", {}).get("error"), UserError):
+            return f"{name}: {cause}"
+        place = "".join(f"[{part!r}]" for part in first["loc"] if part != "[key]")
+        like = "" if default is None else f", like the notebook's {reprlib.repr(default)}"
+        return f"{name}{place}: {first['msg']}{like}; got {reprlib.repr(first['input'])}"
+    return None
+
+
+def mistakes(cells: Iterable[results.Cell]) -> list[str]:
+    """What is wrong with the cells' parameters, after the notebooks and :data:`MEANING`; a line for each mistake."""
+    found: dict[str, list[str]] = {}  # several cells may share a mistake
+    for cell in cells:
+        try:
+            known = {name: value for name, value in defaults(cell.experiment).items() if name != HANDED_IN}
+        except UserError as error:
+            found.setdefault(str(error), [])
+            continue
+        for name, value in cell.parameters.items():
+            complaint = _complaint(name, value, known.get(name)) if name in known or name in MEANING else None
+            if complaint is None and name not in known:
+                complaint = str(unknown("parameter", name, known))
+            if complaint is not None:
+                found.setdefault(complaint, []).append(f"{cell.profile}/{cell.experiment}/{cell.name}")
+    lines = []
+    for complaint, places in found.items():
+        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        lines.append(str(UserError(f"{places[0]}{more}: {complaint}" if places else complaint)))
+    return lines
+
+
+def complete(cell: results.Cell) -> dict[str, Any]:
+    """All parameters of a cell, those that it leaves to the notebook too."""
+    return {
+        **{name: value for name, value in defaults(cell.experiment).items() if name != HANDED_IN},
+        **cell.parameters,
+    }
+
+
+# --- weights and data ----------------------------------------------------------------------------------------------
+
+
+def _named(cells: Iterable[results.Cell], *parameters: str) -> list[str]:
+    """The values of these parameters in the cells."""
+    return sorted({complete(cell)[name] for cell in cells for name in parameters if complete(cell).get(name)})
+
+
+def wrong_weights(cells: Iterable[results.Cell]) -> list[str]:
+    """Which checkpoints of the cells are missing or not what the manifest says, a line for each.
+
+    A file that the manifest gives a URL for may be missing: the first cell fetches it, and compares its hash.
+    """
+    found = []
+    entries = manifest()
+    for name in _named(cells, "model", "features"):
+        if name not in entries:
+            found.append(str(unknown("weights", name, entries)))
+            continue
+        entry = entries[name]
+        for file, digest in entry.get("shards", {f"{name}.safetensors": entry["sha256"]}).items():
+            path = CHECKPOINTS / file
+            if "url" in entry and not path.exists():
+                continue
+            with contextlib.suppress(OSError), open(path, "rb") as opened:
+                if hashlib.file_digest(opened, "sha256").hexdigest() == digest:
+                    continue
+            from fewstep.models import checkpoints  # here, not above: it needs torch, which takes seconds
+
+            try:  # says what is wrong with it
+                checkpoints.load(name)
+            except UserError as error:
+                found.append(str(error))
+            break
+    return found
+
+
+def wrong_data(cells: Iterable[results.Cell]) -> list[str]:
+    """Which data sets of the cells are not there, a line for each; large ones are looked at, not read.
+
+    The digits come with scikit-learn. CIFAR-10 is fetched by the first cell where ``FEWSTEP_DATA`` names no folder.
+    """
+    found = []
+    place = os.environ.get("FEWSTEP_DATA")
+    for name in _named(cells, "dataset", "test"):
+        if not (name.startswith("cifar10") and place):
+            continue
+        from fewstep import cifar  # here, not above: it needs torch, which takes seconds
+
+        part = "test" if name.endswith("-test") else "train"
+        try:
+            if any(Path(place).glob("*.webp")):
+                cifar.strips(Path(place), part, per_class=1)
+            elif not any(path.is_dir() for path in Path(place).glob("*")):
+                cifar.load(part)  # says what is wrong with the folder
+        except UserError as error:
+            found.append(f"dataset {name}: {error}")
+    return found
+
+
+# --- what a cell takes ---------------------------------------------------------------------------------------------
+
+MIB = 2**20
+PROCESS = 1_000 * MIB
+"""Memory of a cell before it computes: its kernel with PyTorch, diffusers and torch-fidelity, and papermill."""
+
+KEPT = 1 * MIB
+"""Disk for a record and an executed notebook with its figures."""
+
+MAPS = 16
+"""Maps of the first level's width that a network holds at a time."""
+
+START = 10.0
+"""Seconds until a notebook's clock starts: its kernel, its imports."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a cell takes; estimates.
+
+    Attributes:
+        cell: which.
+        evaluations: images through the network, calls times samples; 0 if its parameters do not say.
+        memory: bytes of the machine's memory.
+        gpu: bytes of a GPU's memory; 0 without one.
+        least_gpu: as much of it as one image at a time would need.
+        disk: bytes that stay, and that its shards take until its record is written.
+        seconds: None where nothing like it has run.
+        source: what the seconds are taken from.
+    """
+
+    cell: results.Cell
+    evaluations: float
+    memory: float
+    gpu: float
+    least_gpu: float
+    disk: tuple[float, float]
+    seconds: float | None
+    source: str
+
+
+def _numbers(value: Any) -> list[int]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _count(value: Any) -> int:
+    """How many values a parameter stands for: those of a list, the grids of all solvers, or one."""
+    if isinstance(value, dict):
+        return sum(map(_count, value.values()))
+    return max(len(value), 1) if isinstance(value, list | tuple) else 1
+
+
+def sets_of_samples(parameters: Mapping[str, Any]) -> int:
+    """Sets of samples: solvers × grids × processes × γ × budgets × seeds."""
+    own_grids = isinstance(parameters.get("solvers"), dict)
+    names = ("solvers", "processes", "gammas", "budgets", "seeds", *(() if own_grids else ("grids",)))
+    return math.prod(_count(parameters[name]) for name in names if name in parameters)
+
+
+def work(cell: results.Cell) -> float:
+    """Images through the network: over all sets of samples, calls times samples; 0 if the parameters do not say."""
+    parameters = complete(cell)
+    budgets = _numbers(next((parameters[name] for name in ("budgets", "budget", "calls") if name in parameters), 0))
+    sets = sets_of_samples(parameters) / _count(parameters.get("budgets"))
+    return float(sets * sum(budgets) * sum(_numbers(parameters.get("samples", 0))))
+
+
+def forecast(
+    cell: results.Cell,
+    seen: Sequence[tuple[results.Cell, float]],
+    typical: Callable[[Sequence[float]], float] = statistics.median,
+) -> float | None:
+    """Seconds that a cell will take, from the cells of its experiment that have run; None if none has.
+
+    Args:
+        cell: the cell.
+        seen: cells and the seconds that they took.
+        typical: the rate, in seconds per image through the network, that is taken of all of them.
+    """
+    same = [(other, seconds) for other, seconds in seen if other.experiment == cell.experiment]
+    rates = [seconds / work(other) for other, seconds in same if work(other)]
+    if rates and work(cell):
+        return typical(rates) * work(cell)
+    return max((seconds for _, seconds in same), default=None)
+
+
+@dataclass(frozen=True)
+class Past:
+    """A cell that has run: with which parameters, how long, and whether on a GPU."""
+
+    cell: results.Cell
+    seconds: float
+    cuda: bool
+
+
+def past(cells: Sequence[results.Cell], folders: Iterable[Path]) -> list[Past]:
+    """What the records of these cells say, current or stale; of several folders the first that has a record counts.
+
+    A record is left out if its parameters no longer fit its notebook.
+    """
+    found: dict[str, Past] = {}
+    for folder in folders:
+        for cell in cells:
+            if cell.path(folder).exists():
+                record = results.read(cell.path(folder))
+                where = record.provenance
+                then = results.Cell(where.profile, where.experiment, where.cell, where.parameters)
+                if not mistakes([then]):
+                    seconds = where.wall_s
+                    if cell.shards is not None:  # other jobs may have drawn the samples; its measurements say how long
+                        seconds = max(seconds, sum(m.value for m in record.measurements if m.metric == "seconds"))
+                    found.setdefault(record.name, Past(then, seconds, where.device.endswith("(cuda)")))
+    return list(found.values())
+
+
+def duration(cell: results.Cell, seen: Iterable[Past], cuda: bool) -> tuple[float | None, str]:
+    """Seconds that a cell will take and what that is taken from: its own last record, or those of its experiment.
+
+    A record counts if it was made on a GPU where the cell will be (``cuda``), and on a processor where not.
+    """
+    alike = [(one.cell, one.seconds) for one in seen if one.cuda == cuda]
+    own = [(then, seconds) for then, seconds in alike if (then.experiment, then.name) == (cell.experiment, cell.name)]
+    guess = forecast(cell, own or alike)
+    if guess is None:
+        return None, "unknown until the first cells have run"
+    return guess + START, "its last record" if own else f"records of {cell.experiment}"
+
+
+def need(cell: results.Cell, seen: Iterable[Past], entries: Mapping[str, Any], cuda: bool) -> Need:
+    r"""Estimates for one cell.
+
+    With w the bytes of its weights, B the images at a time, :math:`C_1` the width of a network's first level, P the
+    pixels of a map of it, s bytes per number (4 of the ε-network, 8 of the feature network, which runs in float64), N
+    the images of the data set and D the numbers of an image, n samples, K kept feature rows of length F,
+
+    .. math::
+
+        \text{memory} &= \text{PROCESS} + 4 w + \max(16\, s\, B\, C_1 P) + 2 \cdot 4 N D + 8 F (n + K), \\
+        \text{shards} &= \text{sets} \cdot 8 F\, (K + \text{shards} \cdot (F + 1)).
+
+    On a GPU its memory takes the weights and the maps.
+    """
+    parameters = complete(cell)
+    on_gpu = cuda and cell.gpu
+    samples = max(_numbers(parameters.get("samples", 0)))
+    batch = min(parameters.get("batch", 256), max(samples, 1))
+    weights, maps, length = 0.0, 0.0, 0
+    for name, size in (("model", 4), ("features", 8)):
+        entry = entries.get(parameters.get(name, ""))
+        if entry is None:
+            continue
+        config = entry["config"]
+        weights += sum(_size(file) for file in entry.get("shards", [f"{parameters[name]}.safetensors"]))
+        width = next((config[key][0] for key in ("channels", "widths") if key in config), config.get("width", 0))
+        maps = max(maps, MAPS * size * width * math.prod(config["shape"][1:]))
+        if name == "features":
+            length = config["widths"][-1] if "widths" in config else config["features"]
+    keep = min(parameters.get("keep", samples), samples)
+    images = 2 * 4 * math.prod(IMAGES.get(parameters.get("dataset", ""), (0,)))
+    shards = 0.0
+    if cell.shards is not None:
+        shards = sets_of_samples(parameters) * 8 * length * (keep + cell.shards * (length + 1))
+    seconds, source = duration(cell, seen, on_gpu)
+    return Need(
+        cell=cell,
+        evaluations=work(cell),
+        memory=PROCESS + images + 8 * length * (samples + keep) + (0 if on_gpu else 4 * weights + batch * maps),
+        gpu=4 * weights + batch * maps if on_gpu else 0,
+        least_gpu=4 * weights + maps if on_gpu else 0,
+        disk=(KEPT, shards),
+        seconds=seconds,
+        source=source,
+    )
+
+
+def _size(file: str) -> int:
+    path = CHECKPOINTS / file
+    return path.stat().st_size if path.exists() else 0
+
+
+# --- the whole -----------------------------------------------------------------------------------------------------
+
+
+def _in_words(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{math.ceil(size / MIB)} MiB"
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is known before a run.
+
+    Attributes:
+        planned: how many cells the profile has.
+        needs: of each cell that is to be run.
+        problems: what is wrong, a line each; then nothing may be started.
+        jobs: how many at a time.
+        memory: free bytes of the machine; None if its cells run elsewhere.
+        disk: free bytes where records and shards go.
+        gpu: the GPU's name and its bytes, or None.
+        checked: names of the weights and data sets that were looked at.
+    """
+
+    planned: int
+    needs: list[Need]
+    problems: list[str]
+    jobs: int
+    memory: float | None = None
+    disk: float = 0.0
+    gpu: tuple[str, float] | None = None
+    checked: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> list[results.Cell]:
+        """The cells that are to be run."""
+        return [need.cell for need in self.needs]
+
+    def at_once(self, sizes: Iterable[float]) -> float:
+        """The sum of as many of the largest as run at a time."""
+        return sum(sorted(sizes, reverse=True)[: self.jobs])
+
+    @property
+    def needed_memory(self) -> float:
+        """Bytes for as many cells as run at a time."""
+        return self.at_once(need.memory for need in self.needs for _ in range(need.cell.shards or 1))
+
+    @property
+    def needed_disk(self) -> float:
+        """Bytes for all records and notebooks, and for the shards of the cells that run at a time."""
+        return sum(need.disk[0] for need in self.needs) + self.at_once(need.disk[1] for need in self.needs)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole run: the sum over the jobs, but no less than the longest job; None if nothing is known."""
+        known = [(need.seconds, need.cell.shards or 1) for need in self.needs if need.seconds is not None]
+        if not known:
+            return None
+        return max(sum(seconds for seconds, _ in known) / self.jobs, *(seconds / parts for seconds, parts in known))
+
+    def __str__(self) -> str:
+        """The table, and below it what it was compared with."""
+        from tabulate import tabulate
+
+        with_gpu = any(need.gpu for need in self.needs)
+        rows = [
+            [
+                f"{need.cell.experiment}/{need.cell.name}",
+                f"{need.evaluations:,.0f}" if need.evaluations else "",
+                _in_words(need.memory),
+                *([_in_words(need.gpu)] if with_gpu else []),
+                _in_words(sum(need.disk)),
+                "?" if need.seconds is None else _time(need.seconds),
+                need.source,
+            ]
+            for need in self.needs
+        ]
+        unknown_ones = sum(need.seconds is None for need in self.needs)
+        total = "?" if self.seconds is None else f"{_time(self.seconds)}{' + ?' if unknown_ones else ''}"
+        largest = [_in_words(max(need.gpu for need in self.needs))] if with_gpu else []
+        rows.append(
+            [
+                f"all, {self.jobs} {'jobs' if self.jobs > 1 else 'job'} at a time",
+                f"{sum(need.evaluations for need in self.needs):,.0f}",
+                _in_words(self.needed_memory),
+                *largest,
+                _in_words(self.needed_disk),
+                total,
+                "the bar refines it as cells end",
+            ]
+        )
+        free = ["free", "", "?" if self.memory is None else _in_words(self.memory)]
+        rows.append([*free, *([_in_words(self.gpu[1])] if with_gpu and self.gpu else []), _in_words(self.disk), "", ""])
+        heads = [
+            "cell",
+            "samples × calls",
+            "memory",
+            *(["GPU memory"] if with_gpu else []),
+            "disk",
+            "time",
+            "time from",
+        ]
+        right = ("left", *["right"] * (len(heads) - 2), "left")
+        text = tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=right)
+        if self.checked:
+            text += f"\nlooked at and whole: {', '.join(self.checked)}"
+        return f"estimates for {len(self.needs)} of {self.planned} cells\n{text}"
+
+
+def _free(folder: Path) -> float:
+    """Free bytes where a folder is or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _gpu() -> tuple[str, float] | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    found = torch.cuda.get_device_properties(0)
+    return found.name, found.total_memory
+
+
+def look_ahead(
+    profile: str,
+    jobs: int,
+    out: Path = results.RESULTS,
+    *,
+    shards: int | None = None,
+    every: bool = False,
+    here: bool = True,
+) -> Outlook:
+    """All checks and estimates for the cells of a profile that are to be run.
+
+    Args:
+        profile: which.
+        jobs: how many jobs at a time.
+        out: folder of records.
+        shards: into how many jobs each cell that can be cut is cut, if not as many as the plan says.
+        every: all cells are to be run, not only those whose record in ``out`` is missing or stale.
+        here: whether they run on this machine; if not, its memory says nothing.
+
+    Raises:
+        UserError: if the profile, or a record that is there, cannot be read.
+    """
+    import psutil
+
+    planned = results.cells(profile)
+    manifest()
+    wrong = mistakes(planned)
+    if wrong:
+        return Outlook(len(planned), [], wrong, jobs)
+    cells = planned if every else results.stale_cells(profile, out)
+    cells = [dataclasses.replace(cell, shards=shards) if shards and cell.shards else cell for cell in cells]
+    wrong = [*wrong_weights(cells), *wrong_data(cells)]
+    if wrong or not cells:
+        return Outlook(len(planned), [], wrong, jobs)
+    gpu = _gpu() if any(cell.gpu for cell in cells) else None
+    seen = past(planned, dict.fromkeys((Path(out), results.RESULTS)))
+    entries = manifest()
+    outlook = Outlook(
+        planned=len(planned),
+        needs=[need(cell, seen, entries, gpu is not None) for cell in cells],
+        problems=wrong,
+        jobs=jobs,
+        memory=psutil.virtual_memory().available if here else None,
+        disk=min(_free(Path(out)), _free(ROOT / "_build")),
+        gpu=gpu,
+        checked=tuple(sorted(_named(cells, "model", "features", "dataset", "test"))),
+    )
+    if outlook.memory is not None and outlook.needed_memory > outlook.memory:
+        takes, free = _in_words(outlook.needed_memory), _in_words(outlook.memory)
+        fit = int(outlook.memory // max(one.memory for one in outlook.needs))
+        right = f"JOBS={fit} fits" if fit else "more is needed"
+        wrong.append(f"{jobs} jobs at a time take about {takes} of memory, {free} are free; {right}")
+    if outlook.needed_disk > outlook.disk:
+        takes, free = _in_words(outlook.needed_disk), _in_words(outlook.disk)
+        wrong.append(f"the run takes about {takes} of disk, {free} are free; more room is needed in {ROOT}")
+    for one in outlook.needs:
+        if gpu is not None and one.least_gpu > gpu[1]:
+            where = f"{profile}/{one.cell.experiment}/{one.cell.name}"
+            takes, free = _in_words(one.least_gpu), _in_words(gpu[1])
+            wrong.append(f"{where} takes {takes} of GPU memory for one image at a time; the {gpu[0]} has {free}")
+    return outlook
