@@ -94,6 +94,8 @@ METRICS = {
     "loss": "denoising loss",
     "accuracy": "accuracy",
     "seconds": "wall time (s)",
+    "bytes": "size (bytes)",
+    "peak_bytes": "peak memory (bytes)",
     "images_per_second": "images per second",
     "matrix_rate": "fraction of the card's bfloat16 matrix rate",
 }
@@ -119,6 +121,8 @@ TOLERANCE: dict[str, tuple[float, float] | None] = {
     "loss": (0.05, 0.0),
     "accuracy": (0.0, 0.02),
     "seconds": None,
+    "bytes": (0.0, 0.0),
+    "peak_bytes": None,
     "images_per_second": None,
     "matrix_rate": None,
 }
@@ -127,7 +131,7 @@ TOLERANCE: dict[str, tuple[float, float] | None] = {
 Float64 computations repeat to rounding (another processor's or BLAS's last bits, amplified by the steps): 1e-6, with an
 absolute floor where an error reaches rounding itself. Float32 networks differ in the order of their sums between
 machines, and a Fréchet distance of samples passes that on: 3 %. Counts over samples (precision, recall) may move by
-a few samples. Wall times and rates are not compared.
+a few samples. Sizes of files are exact. Wall times, rates and memory are not compared.
 """
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
