@@ -9,13 +9,15 @@ PROFILE ?= digits
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PORT ?= 8000
 GPU_MINUTES ?= 30
+KILLS ?= 30
+SEED ?= 0
 GPU_PYTHON ?= $(BIN)/python
 
 SITE := _build/html
 BOOK_INPUTS := book src data workflow requirements.lock _config.yml _toc.yml
 JUPYTER_BOOK = $(BIN)/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml
 
-.PHONY: help book test serve experiments train gpu check bench test-golden lint book-strict venv lock clean
+.PHONY: help book test serve experiments train gpu check bench test-golden test-kill lint book-strict venv lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -52,6 +54,9 @@ bench: $(STAMP)  ## time the executor beside the schedulers of diffusers
 
 test-golden: $(STAMP)  ## compare with the authors' own programs (FEWSTEP_GOLDEN=DIR: with another folder of vectors)
 	$(BIN)/python -m pytest tests/test_golden.py
+
+test-kill: $(STAMP)  ## kill -9 a run of the digits profile at random moments, an hour (KILLS=..., SEED=..., JOBS=..., ONLY="EXPERIMENT ...")
+	@PYTHONPATH=tests $(BIN)/python -m kill --kills $(KILLS) --seed $(SEED) --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
