@@ -7,14 +7,18 @@ import math
 import shutil
 
 import diffusers
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from fewstep import cost, results, shards
+from fewstep import cost, figures, results, shards
 from fewstep.errors import UserError
 from fewstep.provenance import ROOT
+
+matplotlib.use("Agg")
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +193,21 @@ def test_a_missing_plan_is_refused(tmp_path):
     (tmp_path / "data" / "cost" / "paper.yml").write_text("a: [", "utf-8")
     with pytest.raises(UserError, match="not YAML"):
         cost.profile(tmp_path)
+
+
+def test_the_figure_shows_what_was_measured_and_continues_it():
+    made = results.Recorder()
+    times = {1000: 2.5, 10_000: 20.5}
+    for n, seconds in times.items():
+        made.add("seconds", seconds, samples=n, settings={"of": "draw"})
+    for w in (1, 2):
+        made.add("seconds", 1.0 + 8.0 / w, samples=4000, settings={"of": "workers", "workers": w})
+    left, right = figures.cost([made]).axes
+    drawn = {line.get_label(): line.get_xydata() for ax in (left, right) for line in ax.get_lines()}
+    assert drawn["measured, one worker"].tolist() == [[n, seconds] for n, seconds in times.items()]
+    assert drawn["measured"].tolist() == [[1, 9.0], [2, 5.0]]
+    assert drawn["fitted line, continued"][-1] == pytest.approx([1e6, 0.5 + 2e-3 * 1e6])
+    assert drawn["$T_s + T_p/w$, continued"][-1] == pytest.approx([64, 1.0 + 8.0 / 64])
+    plt.close("all")
+    with pytest.raises(UserError, match="make experiments"):
+        figures.cost([])
