@@ -6,7 +6,8 @@ STAMP := $(VENV)/.stamp
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PROFILE ?= digits
-JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+EXECUTOR ?= local
+JOBS ?= $(if $(filter local,$(EXECUTOR)),$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))
 PORT ?= 8000
 GPU_MINUTES ?= 30
 KILLS ?= 30
@@ -15,9 +16,10 @@ GPU_PYTHON ?= $(BIN)/python
 
 SITE := _build/html
 BOOK_INPUTS := book src data workflow requirements.lock _config.yml _toc.yml
+RUN_OPTIONS = --executor '$(EXECUTOR)' $(if $(JOBS),--jobs $(JOBS)) $(if $(SHARDS),--shards $(SHARDS))
 JUPYTER_BOOK = $(BIN)/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml
 
-.PHONY: help book test serve experiments train gpu check bench test-golden test-kill lint book-strict venv lock clean
+.PHONY: help book test serve experiments train gpu check bench test-golden test-kill test-slurm lint book-strict venv lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -35,8 +37,8 @@ serve: $(STAMP)  ## show the rendered book on http://localhost:8000 (PORT=...)
 	@[ -f $(SITE)/index.html ] || { echo "nothing is rendered yet: make book" >&2; exit 2; }
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
 
-experiments: $(STAMP)  ## run the experiments of PROFILE whose record is missing or stale (JOBS=...)
-	@$(BIN)/python workflow/run.py experiments $(PROFILE) --jobs $(JOBS)
+experiments: $(STAMP)  ## run the experiments of PROFILE whose record is missing or stale (JOBS=..., SHARDS=..., EXECUTOR=slurm)
+	@$(BIN)/python workflow/run.py experiments $(PROFILE) $(RUN_OPTIONS)
 
 train: $(STAMP)  ## train the networks of PROFILE anew
 	@$(BIN)/python workflow/run.py train $(PROFILE)
@@ -47,7 +49,7 @@ gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(STAMP))  ## profile cifar10 on
 	$(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(MAKE) book)
 
 check: $(STAMP)  ## run all experiments of PROFILE anew and compare each number with the committed record
-	@$(BIN)/python workflow/run.py check $(PROFILE) --jobs $(JOBS)
+	@$(BIN)/python workflow/run.py check $(PROFILE) $(RUN_OPTIONS)
 
 bench: $(STAMP)  ## time the executor beside the schedulers of diffusers
 	$(BIN)/python benchmarks/executor.py
@@ -57,6 +59,9 @@ test-golden: $(STAMP)  ## compare with the authors' own programs (FEWSTEP_GOLDEN
 
 test-kill: $(STAMP)  ## kill -9 a run of the digits profile at random moments, an hour (KILLS=..., SEED=..., JOBS=..., ONLY="EXPERIMENT ...")
 	@PYTHONPATH=tests $(BIN)/python -m kill --kills $(KILLS) --seed $(SEED) --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
+
+test-slurm: $(STAMP)  ## send the digits profile through a SLURM of one node, started here; Debian, as root (ONLY="EXPERIMENT ...")
+	FEWSTEP_ONLY='$(ONLY)' $(BIN)/python -m pytest -s -m slurm tests/slurm
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,71 +1,117 @@
 """What `make` calls to run experiments.
 
-    python workflow/run.py experiments PROFILE [--jobs N]   run the cells whose record is missing or stale
-    python workflow/run.py check PROFILE [--jobs N]         run every cell into a scratch folder, compare the numbers
-    python workflow/run.py train PROFILE                    run the notebook that trains the profile's networks
+    python workflow/run.py experiments PROFILE    run the cells whose record is missing or stale
+    python workflow/run.py check PROFILE          run every cell into a scratch folder, compare the numbers
+    python workflow/run.py train PROFILE          run the notebook that trains the profile's networks
 
-`experiments` and `check` start Snakemake, which runs the cells as jobs of one thread each; `experiments` with nothing
-to do returns at once. A killed run (`kill -9` too) leaves no process and no lock behind: the next one takes it up. Exit
-code 0: all well; 1: a cell failed or a number moved; 2: a mistake in the request.
+`experiments` and `check` start Snakemake, which runs the cells as jobs of one thread each: `--executor local` on this
+machine, `--executor slurm` on a cluster, with the settings of workflow/profiles/. `--jobs N` limits how many run at a
+time, `--shards N` cuts each cell that can be cut into N jobs and one that gathers. `experiments` with nothing to do
+returns at once. A killed run (`kill -9` too) leaves no process and no lock behind: the next one takes it up. Exit code
+0: all well; 1: a cell failed or a number moved; 2: a mistake in the request.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import itertools
+import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import run_cell
+import yaml
+from run_cell import BUILD
 from tqdm import tqdm
 
 from fewstep import results
-from fewstep.errors import UserError
+from fewstep.errors import UserError, unknown
 from fewstep.provenance import ROOT
 
 HERE = Path(__file__).resolve().parent
-BUILD = ROOT / "_build"
 
 
-def experiments(profile: str, jobs: int, out: Path = results.RESULTS, logs: Path | None = None) -> int:
-    """Runs the cells of a profile whose record in ``out`` is missing or stale. Returns the exit code."""
-    logs = logs or BUILD / "experiments" / profile
+def experiments(
+    profile: str,
+    *,
+    executor: str = "local",
+    jobs: int | None = None,
+    shards: int | None = None,
+    out: Path = results.RESULTS,
+    work: Path = BUILD,
+) -> int:
+    """Runs the cells of a profile whose record in ``out`` is missing or stale. Returns the exit code.
+
+    Args:
+        profile: of ``workflow/experiments.yml``.
+        executor: a folder of ``workflow/profiles``, or the path of one like them.
+        jobs: how many jobs at a time, if not as many as the executor's profile says.
+        shards: into how many parts to cut the cells that can be cut, if not as many as the plan says.
+        out: folder of records.
+        work: folder of executed notebooks and shards.
+    """
+    settings = HERE / "profiles" / executor / "config.yaml"
+    if not settings.is_file():
+        raise unknown("executor", executor, (path.parent.name for path in settings.parents[1].glob("*/config.yaml")))
     planned = results.cells(profile)
     stale = results.stale_cells(profile, out)
     if not stale:
         print(f"{profile}: the records of all {len(planned)} cells are up to date")
         return 0
     run_cell.check_parameters(stale)
-    print(f"{profile}: {len(stale)} of {len(planned)} cells to run, {jobs} at a time", flush=True)
-    logs.mkdir(parents=True, exist_ok=True)
-    settings = {"profile": profile, "out": out, "logs": logs}
+    config: dict[str, object] = {"profile": profile, "out": str(out), "work": str(work)}
+    if shards:
+        config["shards"] = shards
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile"), "--directory", str(BUILD)),
-        *("--cores", str(jobs), "--keep-going", "--scheduler", "greedy"),
-        *("--quiet", "host", "progress", "reason", "rules"),
-        # The targets are the stale cells: an executed notebook that is there already says nothing about their records.
-        "--forceall",
-        # What a killed run leaves behind stops nobody: a record appears whole or not at all.
-        *("--nolock", "--rerun-incomplete"),
-        *("--config", *(f"{name}={value}" for name, value in settings.items())),
+        *("--profile", str(settings.parent)),
     ]
+    engine = yaml.safe_load(settings.read_text("utf-8")).get("executor", "local")
+    if engine == "local":
+        devices = visible_devices(stale)
+        config["devices"] = ",".join(devices)
+        command += ["--resources", f"gpu={len(devices)}"]
+    if engine == "slurm":
+        mine = "fewstep-" + hashlib.sha256(f"{ROOT}/{profile}".encode()).hexdigest()[:12]
+        cancel_orphans(mine)
+        command += ["--slurm-jobname-prefix", mine]
+    if jobs:
+        command += ["--cores" if engine == "local" else "--jobs", str(jobs)]
+    # As JSON: Snakemake reads each value as YAML, which a path alone may not be.
+    command += ["--config", *(f"{name}={json.dumps(value)}" for name, value in config.items())]
+
+    parts = [run_cell.parts(cell, work / cell.scratch().relative_to(BUILD), shards) for cell in stale]
+    total = len(stale) + sum(not part.exists() for part in itertools.chain(*parts))
+    in_jobs = f", in {total} jobs" if total > len(stale) else ""
+    print(f"{profile}: {len(stale)} of {len(planned)} cells to run{in_jobs}", flush=True)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    names: dict[str, str] = {}
     tail: list[str] = []
     failures = 0
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
+        # Ctrl-C reaches Snakemake too, which ends the jobs, on a cluster too; it is waited for.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         assert process.stdout is not None
-        with tqdm(total=len(stale), unit="cell", desc=profile) as bar:
+        with tqdm(total=total, unit="job", desc=profile) as bar:
             for line in process.stdout:
-                state, _, rest = line.rstrip().partition(" ")
-                if state in ("done", "failed"):
+                if started := re.match(r"Job (\d+): (.*)", line):
+                    names[started[1]] = started[2]
+                elif (finished := re.match(r"Finished jobid: (\d+)", line)) and finished[1] in names:
                     bar.update()
-                if state == "done":
-                    bar.set_postfix_str(rest)
-                elif state in ("failed", "|"):
+                    bar.set_postfix_str(names.pop(finished[1]))
+                elif line.startswith(("failed ", "| ")):
                     bar.write(line.rstrip(), file=sys.stderr)
-                    failures += state == "failed"
+                    failures += line.startswith("failed ")
                 else:
                     tail.append(line)
     left = results.stale_cells(profile, out)
@@ -77,12 +123,50 @@ def experiments(profile: str, jobs: int, out: Path = results.RESULTS, logs: Path
     return 0
 
 
-def check(profile: str, jobs: int) -> int:
-    """Runs every cell of a profile anew and compares each number with the committed record. Returns the exit code."""
+def visible_devices(cells: Iterable[results.Cell]) -> list[str]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them; none if no cell wants one."""
+    if not any(cell.gpu for cell in cells):
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        import torch
+
+        return [str(number) for number in range(torch.cuda.device_count())]
+    # CUDA, too, ignores what comes after the first entry that names no device.
+    entries = (entry.strip() for entry in named.split(","))
+    return list(itertools.takewhile(re.compile(r"\d+|(GPU|MIG)-[\w/-]+").fullmatch, entries))
+
+
+def cancel_orphans(prefix: str) -> None:
+    """Cancels the SLURM jobs that a killed run of this clone and profile has left, and waits until they are gone.
+
+    They would write to the same places as the new run's jobs.
+    """
+    try:
+        while True:
+            queue = ["squeue", "--me", "--noheader", "--format", "%j %i"]
+            lines = subprocess.run(queue, capture_output=True, text=True, check=True).stdout.splitlines()
+            orphans = [line.split()[-1] for line in lines if line.startswith(prefix)]
+            if not orphans:
+                return
+            subprocess.run(["scancel", *orphans], capture_output=True, check=True)
+            time.sleep(1)
+    except FileNotFoundError:
+        raise UserError("there is no SLURM here: squeue is missing; use EXECUTOR=local") from None
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"SLURM does not answer: {error.stderr.strip().splitlines()[-1:]}") from None
+
+
+def check(profile: str, *, executor: str = "local", jobs: int | None = None, shards: int | None = None) -> int:
+    """Runs every cell of a profile anew and compares each number with the committed record. Returns the exit code.
+
+    The arguments are those of :func:`experiments`.
+    """
     planned = results.cells(profile)
     scratch = BUILD / "check" / profile
     shutil.rmtree(scratch, ignore_errors=True)
-    failed = experiments(profile, jobs, scratch / "results", scratch / "experiments")
+    how = {"jobs": jobs, "shards": shards}
+    failed = experiments(profile, executor=executor, **how, out=scratch / "results", work=scratch)
     names = dict.fromkeys(cell.experiment for cell in planned)
     committed = [record for name in names for record in results.load(profile, name)]
     fresh = [record for name in names for record in results.load(profile, name, scratch / "results")]
@@ -117,17 +201,28 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=text)
         command.add_argument("profile", help="a profile of workflow/experiments.yml")
         if name != "train":
-            command.add_argument("--jobs", type=int, default=2, help="cells at a time (default 2)")
+            command.add_argument("--executor", default="local", help="a folder of workflow/profiles (default local)")
+            command.add_argument("--jobs", type=_positive, help="jobs at a time (default: all cores; 100 on a cluster)")
+            command.add_argument("--shards", type=_positive, help="jobs for the samples of each cell that can be cut")
     options = parser.parse_args(arguments)
     run_cell.die_with_parent()
     warnings.filterwarnings("ignore", category=UserWarning, module="papermill")
     try:
         if options.command == "train":
             return train(options.profile)
-        return {"experiments": experiments, "check": check}[options.command](options.profile, options.jobs)
+        how = {"executor": options.executor, "jobs": options.jobs, "shards": options.shards}
+        return (
+            experiments(options.profile, **how) if options.command == "experiments" else check(options.profile, **how)
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,38 @@
 """Runs one cell of an experiment: papermill executes the notebook, the notebook writes the record.
 
-    python workflow/run_cell.py PROFILE EXPERIMENT CELL --log NOTEBOOK [--out FOLDER] [--threads N]
+    python workflow/run_cell.py PROFILE EXPERIMENT CELL --log NOTEBOOK [--out FOLDER] [--work FOLDER] [--threads N]
+                                [--devices LIST] [--part K/N]
 
 The executed notebook is the log. While it runs and after a failure it lies beside ``--log`` as ``CELL.failed.ipynb``;
-on success it is renamed to ``--log``. Exit code 0: record written; 1: the notebook failed; 2: a mistake in the request.
+on success it is renamed to ``--log``. With ``--part`` the notebook draws the K-th of N parts of the samples (K from 1),
+keeps them for the run without ``--part``, and writes no record. Exit code 0: record written, or part drawn; 1: the
+notebook failed; 2: a mistake in the request.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import fcntl
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fewstep import results
 from fewstep.errors import UserError, unknown
 from fewstep.provenance import ROOT
+
+BUILD = ROOT / "_build"
+"""The executed notebooks and the shards."""
 
 HANDED_IN = "record_as"
 """The one parameter that every experiment has: the arguments of :func:`fewstep.results.recording`."""
@@ -35,7 +44,8 @@ def die_with_parent() -> None:
     """Ends this process when the one that started it ends, however that ends (``kill -9`` too).
 
     Linux sends the signal itself; elsewhere a thread looks once a second. The kernel of a notebook needs no such call:
-    ipykernel watches the process that started it.
+    ipykernel watches the process that started it. In a job of SLURM the chain of parents ends at the shell of the job's
+    script or step, below slurmstepd and not slurmd: a job outlives the death of the node's daemon, but not its own.
     """
     parent = os.getppid()
     if sys.platform == "linux":
@@ -51,6 +61,41 @@ def die_with_parent() -> None:
         threading.Thread(target=watch, daemon=True).start()
     if os.getppid() != parent:  # it ended before the signal was asked for
         os._exit(1)
+
+
+def take_device(devices: Sequence[str]) -> None:
+    """Makes this process and its kernel see one of these GPUs, which no other process has taken; none if there is none.
+
+    Snakemake counts GPUs and does not say which; a lock on a file does, for all runs of this user on this machine. The
+    kernel of the operating system frees it when this process ends, however that ends.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    folder = Path(tempfile.gettempdir()) / f"fewstep-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    while devices and not os.environ["CUDA_VISIBLE_DEVICES"]:
+        for device in devices:
+            lock = os.open(folder / f"gpu-{device.replace('/', '_')}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+            else:  # the lock stays open as long as this process lives
+                os.environ["CUDA_VISIBLE_DEVICES"] = device
+                break
+        else:
+            time.sleep(1)  # another run has them all
+
+
+def parts(cell: results.Cell, scratch: Path | str, shards: int | None = None) -> list[Path]:
+    """The executed notebooks of the jobs that share a cell's samples; none if one job draws them all.
+
+    Args:
+        cell: the cell.
+        scratch: the folder of its shards.
+        shards: how many jobs, if not as many as ``workflow/experiments.yml`` says.
+    """
+    many = (shards or cell.shards) if cell.shards else 1
+    return [Path(scratch) / f"part-{k}-of-{many}.ipynb" for k in range(1, many + 1)] if many > 1 else []
 
 
 def check_parameters(cells: Iterable[results.Cell]) -> None:
@@ -81,13 +126,24 @@ def _notebook(experiment: str) -> Path:
     return path
 
 
-def run(cell: results.Cell, log: Path, out: Path, threads: int | None = None, echo: bool = False) -> bool:
+def run(
+    cell: results.Cell,
+    log: Path,
+    out: Path,
+    *,
+    work: Path = BUILD,
+    part: tuple[int, int] | None = None,
+    threads: int | None = None,
+    echo: bool = False,
+) -> bool:
     """Executes a cell's notebook. False if it failed; its last lines are printed and the notebook is kept.
 
     Args:
         cell: what to run.
         log: where the executed notebook goes.
         out: folder of records.
+        work: folder that the cell's shards are kept in.
+        part: (k, n): draw the k-th of n parts of the samples only, 1 ≤ k ≤ n.
         threads: threads of the numerical libraries; by default as many as they take. Sums are grouped by thread, so a
             number is the same on machines of different size only if this is fixed.
         echo: whether what the notebook prints is shown while it runs.
@@ -96,9 +152,10 @@ def run(cell: results.Cell, log: Path, out: Path, threads: int | None = None, ec
     from papermill.exceptions import PapermillExecutionError
 
     check_parameters([cell])
-    name = f"{cell.profile}/{cell.experiment}/{cell.name}"
+    # By the code as it is now: shards of other code are never merged with these.
+    scratch = work.resolve() / cell.scratch().relative_to(BUILD)
     log.parent.mkdir(parents=True, exist_ok=True)
-    kept = log.with_name(f"{cell.name}.failed.ipynb")
+    kept = log.with_name(f"{log.stem if part else cell.name}.failed.ipynb")
     if threads is not None:
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     os.environ.update(
@@ -115,6 +172,8 @@ def run(cell: results.Cell, log: Path, out: Path, threads: int | None = None, ec
         "cell": cell.name,
         "parameters": cell.parameters,
         "out": str(out.resolve()),
+        "scratch": str(scratch),
+        "part": [part[0] - 1, part[1]] if part else None,
     }
     failure = None
     before = _stamp(cell.path(out))
@@ -133,17 +192,27 @@ def run(cell: results.Cell, log: Path, out: Path, threads: int | None = None, ec
         failure = "\n".join(lines[-8:])
     except Exception as error:  # the kernel died, the disk is full: whatever it is, the other cells go on
         failure = f"{type(error).__name__}: {error}"
-    if failure is None and _stamp(cell.path(out)) == before:
+    if failure is None and part is None and _stamp(cell.path(out)) == before:
         failure = f"the notebook wrote no record; it must use results.recording(**{HANDED_IN})"
     if failure is not None:
         where = os.path.relpath(kept, ROOT)
-        print_failure(name, f"{failure}\nthe notebook, with its outputs: {where}")
+        print_failure(name_of(cell, part), f"{failure}\nthe notebook, with its outputs: {where}")
         return False
-    for old in log.parent.glob(f"{cell.name}.*.ipynb"):
-        if old != kept and re.fullmatch(r"[0-9a-f]+", old.name[len(cell.name) + 1 : -len(".ipynb")]):
-            old.unlink()
+    if part is None:  # what other code has left
+        for old in log.parent.glob(f"{cell.name}.*.ipynb"):
+            if old != kept and re.fullmatch(r"[0-9a-f]+", old.name[len(cell.name) + 1 : -len(".ipynb")]):
+                old.unlink()
+        for folder in scratch.parent.glob(f"{cell.name}.*"):
+            if re.fullmatch(r"[0-9a-f]+", folder.name[len(cell.name) + 1 :]):
+                shutil.rmtree(folder, ignore_errors=True)
     kept.replace(log)
     return True
+
+
+def name_of(cell: results.Cell, part: tuple[int, int] | None = None) -> str:
+    """A job in words."""
+    name = f"{cell.profile}/{cell.experiment}/{cell.name}"
+    return f"{name} part {part[0]} of {part[1]}" if part else name
 
 
 def print_failure(name: str, text: str) -> None:
@@ -167,23 +236,38 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(name)
     parser.add_argument("--log", type=Path, required=True, help="where the executed notebook goes")
     parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of records")
+    parser.add_argument("--work", type=Path, default=BUILD, help="folder of shards")
     parser.add_argument("--threads", type=int, help="threads of the numerical libraries")
+    parser.add_argument("--devices", help="GPUs, with commas between them: take one that is free, and see no other")
+    parser.add_argument("--part", type=_part, metavar="K/N", help="draw this part of the samples only")
     options: Any = parser.parse_args(arguments)
     die_with_parent()
     warnings.filterwarnings("ignore", category=UserWarning, module="papermill")
     started = time.perf_counter()
+    name = f"{options.profile}/{options.experiment}/{options.cell}"
     try:
         cells = {cell.name: cell for cell in results.cells(options.profile, options.experiment)}
         if options.cell not in cells:
             raise unknown(f"cell of {options.profile}/{options.experiment}", options.cell, cells)
-        if not run(cells[options.cell], options.log, options.out, options.threads):
+        cell = cells[options.cell]
+        name = name_of(cell, options.part)
+        if options.devices is not None:
+            take_device([device for device in options.devices.split(",") if device])
+        how = {"work": options.work, "part": options.part, "threads": options.threads}
+        if not run(cell, options.log, options.out, **how):
             return 1
     except UserError as error:
-        print_failure(f"{options.profile}/{options.experiment}/{options.cell}", str(error))
+        print_failure(name, str(error))
         return 2
-    took = time.perf_counter() - started
-    print(f"done {options.profile}/{options.experiment}/{options.cell} {took:.1f} s", flush=True)
+    print(f"done {name} {time.perf_counter() - started:.1f} s", flush=True)
     return 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+    if not found or int(found[1]) > int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not K/N with 1 ≤ K ≤ N")
+    return int(found[1]), int(found[2])
 
 
 if __name__ == "__main__":
