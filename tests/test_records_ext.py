@@ -41,6 +41,8 @@ digits:
     cells: {ddim: {solver: ddim}, rk4: {solver: rk4}, deis-tab1: {solver: deis-tab1}}
   unmeasured: {cells: {one: {}}}
 cifar10: {}
+card:
+  samples: {gpu: true, cells: {grids: {}}}
 """
 
 
@@ -326,3 +328,32 @@ def test_an_edited_or_new_record_writes_its_pages_anew(clone):
     os.remove(clone / "data/results/digits/toy/rk4.json")
     html, _, read = build(clone)
     assert read == ["index"] and len(table_text(html)) == 3
+
+
+# --- pictures
+
+
+def test_pictures_stand_in_a_line_for_each_sampler_with_words_for_them(clone):
+    from PIL import Image
+
+    folder = clone / "book/_static/digits"
+    folder.mkdir(parents=True)
+    for name in ("ddim-uniform-5", "ddim-uniform-10", "rk4-uniform-10"):
+        Image.new("L", (8, 8)).save(folder / f"{name}.png")
+    html, _, _ = build(clone, "```{pictures} digits/toy\n:filter: solver=ddim|rk4\n:caption: Digits\n```")
+    head, ddim, rk4 = table_text(html)
+    assert head[2:] == ["5 calls", "10 calls"] and ddim[0] == "DDIM" and rk4[2] == "–"
+    assert 'alt="1000 samples drawn by DDIM in 10 calls on the grid uniform"' in html
+    assert re.findall(r'src="(_images/[^"]+)"', html) == [
+        f"_images/{name}.png" for name in ("ddim-uniform-5", "ddim-uniform-10", "rk4-uniform-10")
+    ]
+    (folder / "rk4-uniform-10.png").unlink()
+    with pytest.raises(ExtensionError, match=r"rk4-uniform-10\.png is missing although its record is there"):
+        build(clone, "```{pictures} digits/toy\n:filter: solver=rk4\n```")
+
+
+def test_what_was_not_run_names_the_command(clone):
+    html, _, _ = build(clone, "```{pictures} card/samples\n```\n\n```{results} digits/unmeasured\n```")
+    text = re.sub("<[^>]*>", "", html)
+    assert "Experiment samples of profile card was not run: make gpu\n" in text
+    assert "make experiments PROFILE=digits" in text

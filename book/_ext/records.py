@@ -22,6 +22,10 @@ Directives, tables::
     ```{all-results}
     ```
 
+    ```{pictures} cifar10/samples
+    :filter: solver=ddim|pndm-f
+    ```
+
     ```{reported} ddim_2010.02502
     :rows: sampler
     :columns: nfe
@@ -30,9 +34,10 @@ Directives, tables::
 
 ``rows`` and ``columns`` name coordinates (several rows: separated by commas); without them the table shows what varies.
 A filter's values are separated by ``|``; one that has a comma in it is put in quotes whole (``"model=a, b"``).
-``all-results`` shows every experiment of every profile; ``reported`` a file of ``data/reported``, each row with its
-source. A number that is not there is an error that fails the build. A number whose making has changed since is struck
-through and says so; a page is written anew when a record of it changes or becomes stale.
+``all-results`` shows every experiment of every profile; ``pictures`` the image grids that an experiment wrote to
+``book/_static``, a line for each sampler and grid, a column for each budget; ``reported`` a file of ``data/reported``,
+each row with its source. A number that is not there is an error that fails the build. A number whose making has changed
+since is struck through and says so; a page is written anew when a record of it changes or becomes stale.
 """
 
 from __future__ import annotations
@@ -244,6 +249,15 @@ class _Table(SphinxDirective, _Records):
             notes(self.env).stale.add((self.env.docname, place))
         return found
 
+    def not_run(self, profile: str, experiment: str | None = None) -> nodes.paragraph:
+        """What stands in a table's place where nothing was measured."""
+        plan = results.planned(self.root).get(profile, {})
+        chosen = [plan[experiment]] if experiment in plan else list(plan.values())
+        on_gpu = bool(chosen) and all(found.gpu for found in chosen)
+        command = "make gpu" if on_gpu else f"make experiments PROFILE={profile}"
+        text = f"{f'Experiment {experiment} of profile' if experiment else 'Profile'} {profile} was not run: "
+        return nodes.paragraph("", text, nodes.literal(text=command), classes=["not-run"])
+
     def cell(self, row: Row, column: str | None) -> list[nodes.Node]:
         text = tables.shown(row, self.options.get("digits", 3))
         found: list[nodes.Node] = [nodes.Text(text)]
@@ -265,7 +279,7 @@ class ResultsDirective(_Table):
             raise UserError("profile/experiment is needed")
         records = self.records(*parts)
         if not records:
-            return [not_run(*parts)]
+            return [self.not_run(*parts)]
         filters = tables.parse_filter(self.options.get("filter", ""))
         if "metric" in self.options:
             filters["metric"] = [self.options["metric"]]
@@ -277,6 +291,43 @@ class ResultsDirective(_Table):
             tables.choose(rows, {name: [str(row.get(name)) for row in rows]})
         table, *rest = self.measured(records, rows)
         return [self.place(table), *rest]
+
+
+class PicturesDirective(_Table):
+    """The image grids of an experiment, ``book/_static/<profile>/<solver>-<grid>-<budget>.png``."""
+
+    required_arguments = 1
+    option_spec: ClassVar[dict[str, Callable[[str], Any]]] = {
+        name: directives.unchanged for name in ("filter", "caption", "name")
+    }
+
+    def content_nodes(self) -> list[nodes.Node]:
+        profile, experiment = [*self.arguments[0].split("/"), ""][:2]
+        records = self.records(profile, experiment)
+        if not records:
+            return [self.not_run(profile, experiment)]
+        rows = tables.choose(rows_of(records, self.root), tables.parse_filter(self.options.get("filter", "")))
+        lines, budgets, cells = tables.pivot(rows, ["solver", "grid"], "budget")
+        content = []
+        for solver, grid in lines:
+            line: list[list[nodes.Node]] = [[nodes.Text(tables.label("solver", solver))], [nodes.Text(grid)]]
+            for budget in budgets:
+                row = cells.get(((solver, grid), budget))
+                line.append([nodes.Text("–")] if row is None else [self.picture(row)])
+            content.append(line)
+        top = [tables.head("solver"), tables.head("grid"), *(f"{budget} calls" for budget in budgets)]
+        caption = self.options.get("caption") or f"Samples, profile {profile}"
+        table = self.place(tables.build_table(caption, top, content, 1))
+        table["classes"].append("pictures")
+        return [table, provenance(records, rows)]
+
+    def picture(self, row: Row) -> nodes.image:
+        path = f"_static/{row['profile']}/{row['solver']}-{row['grid']}-{row['budget']}.png"
+        if not (self.root / "book" / path).exists():
+            raise UserError(f"book/{path} is missing although its record is there; run the experiment again")
+        sampler = tables.label("solver", row["solver"])
+        alt = f"{row['samples']} samples drawn by {sampler} in {row['nfe']} calls on the grid {row['grid']}"
+        return nodes.image(uri=f"/{path}", alt=alt)
 
 
 class AllResultsDirective(_Table):
@@ -292,7 +343,7 @@ class AllResultsDirective(_Table):
             measured = {path.name for path in folder.glob("*") if any(path.glob("*.json"))}
             names = [*experiments, *sorted(measured - set(experiments))]
             if not measured:
-                section += not_run(profile)
+                section += self.not_run(profile)
             for name in names if measured else []:
                 inner = self.section(name.replace("_", " "), f"results-{profile}-{name}")
                 records = self.records(profile, name)
@@ -300,7 +351,7 @@ class AllResultsDirective(_Table):
                 for metric in dict.fromkeys(row["metric"] for row in rows):
                     inner += folded(self.measured(records, [row for row in rows if row["metric"] == metric]))
                 if not rows:
-                    inner += not_run(profile, name)
+                    inner += self.not_run(profile, name)
                 section += inner
             found.append(section)
         return found
@@ -319,12 +370,6 @@ def folded(found: list[nodes.Node], limit: int = 24) -> list[nodes.Node]:
     caption = next(iter(found[0].findall(nodes.title))).astext()
     opening = f"<details class='results'><summary>{html.escape(caption)}: {lines} rows</summary>"
     return [nodes.raw("", opening, format="html"), *found, nodes.raw("", "</details>", format="html")]
-
-
-def not_run(profile: str, experiment: str | None = None) -> nodes.paragraph:
-    """What stands in a table's place where nothing was measured."""
-    text = f"{f'Experiment {experiment} of profile' if experiment else 'Profile'} {profile} was not run: "
-    return nodes.paragraph("", text, nodes.literal(text=f"make experiments PROFILE={profile}"), classes=["not-run"])
 
 
 class ReportedDirective(_Table):
@@ -415,6 +460,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("result", ResultRole())
     app.add_directive("results", ResultsDirective)
     app.add_directive("all-results", AllResultsDirective)
+    app.add_directive("pictures", PicturesDirective)
     app.add_directive("reported", ReportedDirective)
     same = (lambda self, node: self.visit_entry(node), lambda self, node: self.depart_entry(node))
     app.add_node(tables.HeadEntry, html=(tables.visit_head_entry, same[1]), latex=same, text=same)
