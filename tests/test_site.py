@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import getpass
+import os
 import re
+import socket
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -40,15 +44,73 @@ def test_styles_load_nothing_from_other_hosts():
     assert not found
 
 
-def test_nothing_is_said_of_the_machine():
-    """No path of this machine, no user's name or home."""
-    home, user = Path.home(), getpass.getuser()
-    secrets = {f"{ROOT}/", f"'{ROOT}'", f"{home}/", f"/home/{user}/", f"/Users/{user}/"}
-    found = []
-    for path in files(*TEXT):
-        text = path.read_text("utf-8", errors="replace")
-        found += [(str(path.name), secret) for secret in secrets if secret in text]
+def test_scripts_and_pictures_load_nothing_from_other_hosts():
+    """In scripts, what is fetched at once; what a link or a comment names is not."""
+    outside = re.compile(
+        r"""(?:\bfetch|\bimport|importScripts|\.open)\(\s*(?:["']GET["'],\s*)?["'](?:https?:)?//[^"']+"""
+        r"""|\bfrom\s*["'](?:https?:)?//[^"']+|<image\b[^>]*\bhref\s*=\s*["'](?:https?:)?//[^"']+"""
+    )
+    assert outside.search('fetch("https://example.org/x")') and outside.search('import x from "//example.org/x.js"')
+    found = {match.group(0) for path in files(".js", ".svg", ".html") for match in outside.finditer(read(path))}
     assert not found
+
+
+def read(path: Path) -> str:
+    return path.read_text("utf-8", errors="replace")
+
+
+SYSTEM = ("/usr", "/bin", "/sbin", "/opt", "/etc", "/lib", "/dev", "/proc")
+"""Folders that every machine has."""
+
+
+def secrets_of(environment: Mapping[str, str], user: str, host: str) -> set[str]:
+    """What would tell a reader of the machine: its own paths, its user and name, the values of its variables.
+
+    Of a variable's value only what cannot stand in a book by chance counts: a path that not every machine has, or a
+    text of a dozen characters. An address is left out: books link to addresses.
+    """
+    found = {f"/home/{user}/", f"/Users/{user}/", f"{user}@{host}", "/ipykernel_", "site-packages/"}
+    found |= {f"{path}/" for path in (ROOT, Path.home(), Path(sys.prefix), Path.cwd())} | {f"'{ROOT}'"}
+    if re.search(r"[\d-]", host) and len(host) > 5:
+        found.add(host)
+    for value in environment.values():
+        for part in {value, *value.split(os.pathsep)}:
+            if part.startswith("/") and not part.startswith(SYSTEM) and len(part) > 4:
+                found |= {f"{part.rstrip('/')}/", f"'{part}'", f'"{part}"'}
+            elif len(part) >= 12 and "://" not in part and not part.startswith(("/", "xterm", "noninteractive")):
+                found.add(part)
+    return found
+
+
+def test_nothing_is_said_of_the_machine():
+    """No path of this machine, no user's name or home, no value of an environment variable."""
+    secrets = secrets_of(os.environ, getpass.getuser(), socket.gethostname())
+    any_of = re.compile("|".join(sorted(map(re.escape, secrets))))
+    found = {(path.name, match.group(0)) for path in files(*TEXT) for match in any_of.finditer(read(path))}
+    assert not found
+
+
+def test_what_counts_as_said_of_the_machine():
+    environment = {
+        "HOME": "/home/ada",
+        "PATH": "/usr/bin:/home/ada/bin",
+        "TOKEN": "0123456789abcdef",
+        "LANG": "C.UTF-8",
+        "SERVER": "https://example.org",
+        "PWD": "/data/book/",
+    }
+    found = secrets_of(environment, "ada", "node-17")
+    assert {"/home/ada/", "/home/ada/bin/", "0123456789abcdef", "/data/book/", "'/home/ada'", "node-17"} <= found
+    assert not found & {"C.UTF-8", "/usr/bin", "/usr/bin/", "https://example.org"}
+    assert "vm" not in secrets_of({}, "ada", "vm")
+
+
+def test_executed_notebooks_are_not_published():
+    """Papermill's metadata (the folders of a run, its times) stay with the logs in _build: pages only show records."""
+    assert not files(".ipynb")
+    metadata = re.compile(r"""["']papermill["']\s*:|["'](?:input|output)_path["']\s*:|record_as["']?\s*[:=]\s*\{""")
+    assert metadata.search('"papermill": {"input_path": "x.ipynb"}')
+    assert not {(path.name, match.group(0)) for path in files(*TEXT) for match in metadata.finditer(read(path))}
 
 
 def test_the_patterns_find_what_they_are_for():
