@@ -309,7 +309,7 @@ def _complaints(watch: Watch, kills: int) -> Iterator[str]:
 
 
 def leftovers(root: Path) -> list[str]:
-    """Files of a clone that only a run in progress has: temporary ones, notebooks of running or failed cells, shards."""
+    """Files that only a run in progress has in a clone: temporary ones, notebooks not yet done or failed, shards."""
     temporary = [path for path in root.rglob("*") if re.fullmatch(r"\..+\.tmp", path.name)]
     notebooks = (root / "_build").rglob("*.failed.ipynb")
     shards = (path for path in (root / "_build" / "shards").rglob("*") if path.is_file())
