@@ -92,7 +92,7 @@ def start(clone, *arguments, script="run.py"):
 
 def run(clone, *arguments, script="run.py"):
     process = start(clone, *arguments, script=script)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=900)
     return process.returncode, out, err
 
 
@@ -114,7 +114,7 @@ def descendants_of(clone):
     return found
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=600.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -218,7 +218,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_goes_on(clone):
     assert all(name in family for name in ("run.py", "snakemake", "run_cell.py", "ipykernel"))
     process.kill()
     process.communicate(timeout=60)
-    wait_for(lambda: not descendants_of(clone), seconds=30)
+    wait_for(lambda: not descendants_of(clone), seconds=60)
     assert not records(clone)
 
     edit(plan, "wait: 3600.0", "")

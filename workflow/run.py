@@ -6,9 +6,10 @@
 
 `experiments` and `check` start Snakemake, which runs the cells as jobs of one thread each: `--executor local` on this
 machine, `--executor slurm` on a cluster, with the settings of workflow/profiles/. `--jobs N` limits how many run at a
-time, `--shards N` cuts each cell that can be cut into N jobs and one that gathers. `experiments` with nothing to do
-returns at once. A killed run (`kill -9` too) leaves no process and no lock behind: the next one takes it up. Exit code
-0: all well; 1: a cell failed or a number moved; 2: a mistake in the request.
+time, `--shards N` cuts each cell that can be cut into N jobs and one that gathers. Before the first cell everything is
+looked at and what the run will take is printed; `--dry-run` stops there. `experiments` with nothing to do returns at
+once. A killed run (`kill -9` too) leaves no process and no lock behind: the next one takes it up. Exit code 0: all is
+well; 1: a cell failed or a number moved; 2: a mistake in the request.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ import time
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
+import preflight
 import run_cell
 import yaml
 from run_cell import BUILD
@@ -48,6 +51,8 @@ def experiments(
     shards: int | None = None,
     out: Path = results.RESULTS,
     work: Path = BUILD,
+    every: bool = False,
+    dry_run: bool = False,
 ) -> int:
     """Runs the cells of a profile whose record in ``out`` is missing or stale. Returns the exit code.
 
@@ -58,16 +63,26 @@ def experiments(
         shards: into how many parts to cut the cells that can be cut, if not as many as the plan says.
         out: folder of records.
         work: folder of executed notebooks and shards.
+        every: run all cells, whatever ``out`` holds.
+        dry_run: print what would be run and what it would take, and stop.
     """
     settings = HERE / "profiles" / executor / "config.yaml"
     if not settings.is_file():
         raise unknown("executor", executor, (path.parent.name for path in settings.parents[1].glob("*/config.yaml")))
-    planned = results.cells(profile)
-    stale = results.stale_cells(profile, out)
+    engine = yaml.safe_load(settings.read_text("utf-8"))
+    local = engine.get("executor", "local") == "local"
+    at_once = jobs or (os.cpu_count() or 1 if local else engine.get("jobs", 1))
+    outlook = preflight.look_ahead(profile, at_once, out, shards=shards, every=every, here=local)
+    planned, stale = outlook.planned, outlook.cells
+    if stale:
+        print(outlook, flush=True)
+    if outlook.problems:
+        print(*(f"error: {line}" for line in outlook.problems), sep="\n", file=sys.stderr)
+        return 2
     if not stale:
-        print(f"{profile}: the records of all {len(planned)} cells are up to date")
+        print(f"{profile}: the records of all {planned} cells are up to date")
+    if not stale or dry_run:
         return 0
-    run_cell.check_parameters(stale)
     config: dict[str, object] = {"profile": profile, "out": str(out), "work": str(work)}
     if shards:
         config["shards"] = shards
@@ -75,24 +90,23 @@ def experiments(
         *(sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile"), "--directory", str(BUILD)),
         *("--profile", str(settings.parent)),
     ]
-    engine = yaml.safe_load(settings.read_text("utf-8")).get("executor", "local")
-    if engine == "local":
+    if local:
         devices = visible_devices(stale)
         config["devices"] = ",".join(devices)
         command += ["--resources", f"gpu={len(devices)}"]
-    if engine == "slurm":
+    if engine.get("executor") == "slurm":
         mine = "fewstep-" + hashlib.sha256(f"{ROOT}/{profile}".encode()).hexdigest()[:12]
         cancel_orphans(mine)
         command += ["--slurm-jobname-prefix", mine]
     if jobs:
-        command += ["--cores" if engine == "local" else "--jobs", str(jobs)]
+        command += ["--cores" if local else "--jobs", str(jobs)]
     # As JSON: Snakemake reads each value as YAML, which a path alone may not be.
     command += ["--config", *(f"{name}={json.dumps(value)}" for name, value in config.items())]
 
     parts = [run_cell.parts(cell, work / cell.scratch().relative_to(BUILD), shards) for cell in stale]
     total = len(stale) + sum(not part.exists() for part in itertools.chain(*parts))
     in_jobs = f", in {total} jobs" if total > len(stale) else ""
-    print(f"{profile}: {len(stale)} of {len(planned)} cells to run{in_jobs}", flush=True)
+    print(f"{profile}: {len(stale)} of {planned} cells to run{in_jobs}", flush=True)
     BUILD.mkdir(parents=True, exist_ok=True)
     names: dict[str, str] = {}
     tail: list[str] = []
@@ -100,7 +114,7 @@ def experiments(
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
         # Ctrl-C reaches Snakemake too, which ends the jobs, on a cluster too; it is waited for.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         assert process.stdout is not None
         with tqdm(total=total, unit="job", desc=profile) as bar:
             for line in process.stdout:
@@ -114,11 +128,12 @@ def experiments(
                     failures += line.startswith("failed ")
                 else:
                     tail.append(line)
+    signal.signal(signal.SIGINT, interrupt)
     left = results.stale_cells(profile, out)
     if left or process.returncode:
         if not failures:  # something else than a cell: Snakemake says what
             sys.stderr.writelines(tail[-20:])
-        print(f"{profile}: {len(left)} of {len(planned)} cells have no record of the code as it is", file=sys.stderr)
+        print(f"{profile}: {len(left)} of {planned} cells have no record of the code as it is", file=sys.stderr)
         return 1
     return 0
 
@@ -157,16 +172,34 @@ def cancel_orphans(prefix: str) -> None:
         raise UserError(f"SLURM does not answer: {error.stderr.strip().splitlines()[-1:]}") from None
 
 
-def check(profile: str, *, executor: str = "local", jobs: int | None = None, shards: int | None = None) -> int:
+def check(
+    profile: str,
+    *,
+    executor: str = "local",
+    jobs: int | None = None,
+    shards: int | None = None,
+    dry_run: bool = False,
+) -> int:
     """Runs every cell of a profile anew and compares each number with the committed record. Returns the exit code.
 
     The arguments are those of :func:`experiments`.
     """
     planned = results.cells(profile)
     scratch = BUILD / "check" / profile
-    shutil.rmtree(scratch, ignore_errors=True)
-    how = {"jobs": jobs, "shards": shards}
-    failed = experiments(profile, executor=executor, **how, out=scratch / "results", work=scratch)
+    if not dry_run:
+        shutil.rmtree(scratch, ignore_errors=True)
+    failed = experiments(
+        profile,
+        executor=executor,
+        jobs=jobs,
+        shards=shards,
+        out=scratch / "results",
+        work=scratch,
+        every=True,
+        dry_run=dry_run,
+    )
+    if dry_run or failed == 2:
+        return failed
     names = dict.fromkeys(cell.experiment for cell in planned)
     committed = [record for name in names for record in results.load(profile, name)]
     fresh = [record for name in names for record in results.load(profile, name, scratch / "results")]
@@ -189,9 +222,16 @@ def train(profile: str) -> int:
     return int(failed)
 
 
+class Parser(argparse.ArgumentParser):
+    """Says a mistake in one line, like everything else here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {' '.join(message.split())}\n")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line above."""
-    parser = argparse.ArgumentParser(description="Run the experiments of a profile.")
+    parser = Parser(description="Run the experiments of a profile.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("experiments", "run the cells whose record is missing or stale"),
@@ -204,16 +244,15 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--executor", default="local", help="a folder of workflow/profiles (default local)")
             command.add_argument("--jobs", type=_positive, help="jobs at a time (default: all cores; 100 on a cluster)")
             command.add_argument("--shards", type=_positive, help="jobs for the samples of each cell that can be cut")
+            command.add_argument("--dry-run", action="store_true", help="print what it would take, and stop")
     options = parser.parse_args(arguments)
     run_cell.die_with_parent()
     warnings.filterwarnings("ignore", category=UserWarning, module="papermill")
     try:
         if options.command == "train":
             return train(options.profile)
-        how = {"executor": options.executor, "jobs": options.jobs, "shards": options.shards}
-        return (
-            experiments(options.profile, **how) if options.command == "experiments" else check(options.profile, **how)
-        )
+        how = {name: getattr(options, name) for name in ("executor", "jobs", "shards", "dry_run")}
+        return {"experiments": experiments, "check": check}[options.command](options.profile, **how)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,5 +1,7 @@
 """A real SLURM of one node on this machine, on loopback, with a configuration of its own (Debian, as root).
 
+It believes that it has two GPUs.
+
     python tests/slurm/one_node.py start FOLDER    install what is missing, start it; FOLDER takes logs and state
     python tests/slurm/one_node.py stop            stop it, remove its configuration
 
@@ -20,6 +22,7 @@ from pathlib import Path
 
 CONFIGURATION = Path("/etc/slurm/slurm.conf")
 MARK = "# Written by tests/slurm/one_node.py of fewstep.\n"
+DEVICES = CONFIGURATION.with_name("gres.conf")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 SETTINGS = """\
 ClusterName=fewstep
@@ -37,6 +40,7 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=sched_min_interval=200000
+GresTypes=gpu
 ReturnToService=2
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
@@ -44,8 +48,16 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
-{node} NodeAddr=127.0.0.1
+{node} NodeAddr=127.0.0.1 Gres=gpu:2
 PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+TWO_GPUS = """\
+# SLURM only counts them and says which; no job of the tests computes on one.
+AutoDetect=off
+Name=gpu File=/dev/null
+Name=gpu File=/dev/zero
 """
 
 
@@ -57,8 +69,8 @@ def start(folder: Path) -> None:
     """
     if os.geteuid() != 0:
         sys.exit("a SLURM of one's own is started as root: slurmd starts jobs for other users")
-    if CONFIGURATION.exists() and not CONFIGURATION.read_text().startswith(MARK):
-        sys.exit(f"{CONFIGURATION} belongs to another SLURM; it is left alone, and none is started here")
+    if any(path.exists() and not path.read_text().startswith(MARK) for path in (CONFIGURATION, DEVICES)):
+        sys.exit(f"{CONFIGURATION.parent} belongs to another SLURM; it is left alone, and none is started here")
     if missing := [name for name in PROGRAMS if not shutil.which(name)]:
         if not shutil.which("apt-get"):
             sys.exit(f"{', '.join(missing)} not found: install SLURM and munge (Debian: slurm-wlm munge)")
@@ -79,6 +91,7 @@ def start(folder: Path) -> None:
     node = subprocess.run(["slurmd", "-C"], check=True, capture_output=True, text=True).stdout.splitlines()[0]
     host = node.split()[0].removeprefix("NodeName=")
     CONFIGURATION.write_text(MARK + SETTINGS.format(host=host, folder=folder, node=node))
+    DEVICES.write_text(MARK + TWO_GPUS)
     subprocess.run(["slurmctld", "-c"], check=True)
     start_slurmd()
     wait_until_idle()
@@ -123,6 +136,7 @@ def stop() -> None:
             os.kill(process, signal.SIGTERM)
             _wait_for_end(process)
     CONFIGURATION.unlink()
+    DEVICES.unlink(missing_ok=True)
 
 
 def _wait_for_end(process: int) -> None:

@@ -81,7 +81,7 @@ def test_the_digits_profile_outlives_the_daemon_of_its_node(slurm, clone):
     expected = sorted(str(cell.path(Path())) for cell in results.cells("digits") if not only or cell.experiment in only)
 
     process = start(clone, "slurm")
-    wait_for(lambda: len(records(clone)) > len(expected) // 3 or process.poll() is not None, seconds=4 * HOUR)
+    wait_for(lambda: len(records(clone)) >= max(1, len(expected) // 3) or process.poll() is not None, seconds=4 * HOUR)
     wait_for(lambda: queue("RUNNING") or process.poll() is not None, seconds=HOUR)
     assert process.poll() is None, finish(process, clone)[1]
     running = queue("RUNNING")
@@ -125,10 +125,13 @@ def test_a_failure_is_shown_and_a_new_run_ends_what_a_killed_one_has_left(slurm,
     assert records(clone) == ["digits/toy/long.json", "digits/toy/short.json"]
 
 
-def test_parts_are_jobs_too(slurm, clone, quick):
-    (clone / "workflow/experiments.yml").write_text("digits: {toy: {shards: 2, cells: {a: {solver: ddim}}}}")
-    save_notebook(clone, PARAMETERS, "from pathlib import Path\nPath(f'drew-{record_as[\"part\"]}').touch()\n" + BODY)
+def test_parts_are_jobs_too_and_each_gets_one_gpu(slurm, clone, quick):
+    (clone / "workflow/experiments.yml").write_text("digits: {toy: {shards: 2, gpu: true, cells: {a: {solver: ddim}}}}")
+    seen = "import os; Path(f'saw-{record_as[\"part\"]}').write_text(os.environ.get('CUDA_VISIBLE_DEVICES', 'all'))\n"
+    save_notebook(clone, PARAMETERS, "from pathlib import Path\n" + seen + BODY)
     code, said = finish(start(clone, quick), clone)
     assert code == 0 and "1 of 1 cells to run, in 3 jobs" in said, said
-    assert sorted(path.name for path in clone.glob("drew-*")) == ["drew-None", "drew-[0, 2]", "drew-[1, 2]"]
+    saw = {path.name: path.read_text() for path in clone.glob("saw-*")}
+    assert set(saw) == {"saw-None", "saw-[0, 2]", "saw-[1, 2]"}
+    assert set(saw.values()) <= {"0", "1"}
     assert json.loads((clone / "data/results/digits/toy/a.json").read_text())["measurements"]
