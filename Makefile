@@ -30,8 +30,8 @@ book: experiments  ## run what is missing or stale, then render the book to _bui
 	if [ "$$now" = "$$(cat _build/.rendered 2>/dev/null)" ]; then echo "$(SITE) is up to date"; \
 	else $(JUPYTER_BOOK) --path-output . && echo "$$now" > _build/.rendered; fi
 
-test: lint  ## lint, check types, run the tests
-	$(BIN)/python -m pytest
+test: lint  ## lint, check types, run the tests (JOBS=...)
+	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile
 
 serve: $(STAMP)  ## show the rendered book on http://localhost:8000 (PORT=...)
 	@[ -f $(SITE)/index.html ] || { echo "nothing is rendered yet: make book" >&2; exit 2; }
