@@ -6,6 +6,7 @@ STAMP := $(VENV)/.stamp
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PROFILE ?= digits
+export PROFILE
 EXECUTOR ?= local
 JOBS ?= $(if $(filter local,$(EXECUTOR)),$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))
 PORT ?= 8000
@@ -16,7 +17,7 @@ GPU_PYTHON ?= $(BIN)/python
 
 SITE := _build/html
 BOOK_INPUTS := book src data workflow requirements.lock _config.yml _toc.yml
-RUN_OPTIONS = --executor '$(EXECUTOR)' $(if $(JOBS),--jobs $(JOBS)) $(if $(SHARDS),--shards $(SHARDS))
+RUN_OPTIONS = --executor '$(EXECUTOR)' $(if $(JOBS),--jobs $(JOBS)) $(if $(SHARDS),--shards $(SHARDS)) $(if $(DRY_RUN),--dry-run)
 JUPYTER_BOOK = $(BIN)/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml
 
 .PHONY: help book test serve experiments train gpu check bench test-golden test-kill test-slurm lint book-strict venv lock clean
@@ -37,11 +38,11 @@ serve: $(STAMP)  ## show the rendered book on http://localhost:8000 (PORT=...)
 	@[ -f $(SITE)/index.html ] || { echo "nothing is rendered yet: make book" >&2; exit 2; }
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
 
-experiments: $(STAMP)  ## run the experiments of PROFILE whose record is missing or stale (JOBS=..., SHARDS=..., EXECUTOR=slurm)
-	@$(BIN)/python workflow/run.py experiments $(PROFILE) $(RUN_OPTIONS)
+experiments: $(STAMP)  ## run the experiments of PROFILE whose record is missing or stale (JOBS=..., SHARDS=..., EXECUTOR=slurm, DRY_RUN=1)
+	@$(BIN)/python workflow/run.py experiments "$$PROFILE" $(RUN_OPTIONS)
 
 train: $(STAMP)  ## train the networks of PROFILE anew
-	@$(BIN)/python workflow/run.py train $(PROFILE)
+	@$(BIN)/python workflow/run.py train "$$PROFILE"
 
 # GPU_PYTHON names the Python of a machine that has all packages but no network; there the book is not rendered.
 gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(STAMP))  ## profile cifar10 on one GPU: train, measure, record (GPU_MINUTES=..., FEWSTEP_DATA=...)
@@ -49,7 +50,7 @@ gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(STAMP))  ## profile cifar10 on
 	$(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(MAKE) book)
 
 check: $(STAMP)  ## run all experiments of PROFILE anew and compare each number with the committed record
-	@$(BIN)/python workflow/run.py check $(PROFILE) $(RUN_OPTIONS)
+	@$(BIN)/python workflow/run.py check "$$PROFILE" $(RUN_OPTIONS)
 
 bench: $(STAMP)  ## time the executor beside the schedulers of diffusers
 	$(BIN)/python benchmarks/executor.py

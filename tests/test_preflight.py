@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 pytest.importorskip("tabulate")
+pytest.importorskip("papermill")
+pytest.importorskip("snakemake")
 
 from fewstep import data, results
 from fewstep.models import checkpoints
@@ -21,6 +23,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow"))
 
 import preflight  # noqa: E402
+from test_profiles_are_data import listing  # noqa: E402
+from test_workflow import clone, run  # noqa: E402
+
+__all__ = ["clone"]  # the fixture
 
 
 def cell(experiment="frechet", name="x", profile="digits", shards=None, gpu=False, **parameters):
@@ -328,10 +334,10 @@ def test_too_little_memory_or_disk_is_refused(two_cells, monkeypatch):
     assert [one.name for one in outlook.cells] == ["a", "b"] and outlook.problems == [said]
     elsewhere = preflight.look_ahead("digits", 2, two_cells, every=True, here=False)
     assert elsewhere.problems == [] and "?" in str(elsewhere)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     problems = preflight.look_ahead("digits", 1, two_cells, every=True).problems
     assert len(problems) == 1
-    assert problems[0].startswith("the run takes about 2 MiB of disk, 1 MiB are free; more room is needed in ")
+    assert problems[0].startswith("the run takes about 1 MiB of disk, 0 MiB are free; more room is needed in ")
 
 
 def test_a_gpu_that_cannot_hold_one_image_is_refused(two_cells, monkeypatch):
@@ -354,3 +360,58 @@ def test_wrong_parameters_and_wrong_weights_stop_before_anything_is_estimated(we
     (weights / "digits-unet.safetensors").write_bytes(b"")
     outlook = preflight.look_ahead("digits", 1, tmp_path, every=True)
     assert len(outlook.problems) == 1 and "is truncated" in outlook.problems[0] and outlook.cells == []
+
+
+# --- as run.py does it ---------------------------------------------------------------------------------------------
+
+
+def test_every_problem_is_a_line_and_nothing_is_started_or_left_behind(clone):
+    (clone / "workflow/experiments.yml").write_text(
+        "digits: {toy: {cells: {a: {solver: ddmi}, b: {nfe: [5]}, c: {nfes: 5}, d: {wait: 1.0}}}}"
+    )
+    before = listing(clone)
+    for arguments in (["experiments"], ["check"], ["experiments", "--dry-run"]):
+        code, out, err = run(clone, arguments[0], "digits", *arguments[1:])
+        assert (code, out) == (2, "")
+        lines = err.splitlines()
+        assert [line[: line.rindex(": ") + 1] for line in lines] == [
+            "error: digits/toy/a: solver:",
+            "error: digits/toy/b:",
+            "error: digits/toy/c: nfes:",
+        ]
+    assert listing(clone) == before
+
+
+def test_a_dry_run_prints_the_table_and_writes_nothing(clone):
+    before = listing(clone)
+    for command in ("experiments", "check"):
+        code, out, err = run(clone, command, "digits", "--dry-run", "--jobs", "2")
+        assert (code, err) == (0, "")
+        lines = out.splitlines()
+        assert lines[0] == "estimates for 2 of 2 cells"
+        assert [line.split()[0] for line in lines[3:7]] == ["toy/ddim", "toy/deis", "all,", "free"]
+        assert all(line.endswith("unknown until the first cells have run") for line in lines[3:5])
+    assert listing(clone) == before
+
+    record(clone / "data/results", cell("toy", name="ddim"), 5.0)
+    before = listing(clone)
+    code, out, _ = run(clone, "experiments", "digits", "--dry-run", "--jobs", "2")
+    assert code == 0 and "0:00:15  its last record" in out and "0:00:15  records of toy" in out
+    assert listing(clone) == before
+
+
+def test_a_dry_run_with_nothing_to_do(clone):
+    (clone / "workflow/experiments.yml").write_text("digits: {toy: {cells: {ddim: {nfes: [5]}}}}")
+    code, out, err = run(clone, "experiments", "digits")
+    assert code == 0 and out.startswith("estimates for 1 of 1 cells\n"), err
+    before = listing(clone)
+    code, out, err = run(clone, "experiments", "digits", "--dry-run")
+    assert (code, out, err) == (0, "digits: the records of all 1 cells are up to date\n", "")
+    assert listing(clone) == before
+
+
+def test_a_job_that_runs_alone_refuses_an_unknown_parameter(clone):
+    (clone / "workflow/experiments.yml").write_text("digits: {toy: {cells: {ddim: {nfe: [5]}}}}")
+    code, out, _ = run(clone, "digits", "toy", "ddim", "--log", "log.ipynb", script="run_cell.py")
+    assert code == 2 and "| digits/toy/ddim: unknown parameter 'nfe'; did you mean nfes?\n" in out
+    assert not list(clone.glob("*.ipynb"))

@@ -136,7 +136,12 @@ def _schema(name: str, default: Any) -> Any:
     return Annotated[list[one], *some]  # type: ignore[valid-type]
 
 
-def _notebook(experiment: str) -> Path:
+def notebook(experiment: str) -> Path:
+    """The notebook of an experiment.
+
+    Raises:
+        UserError: if there is none.
+    """
     path = ROOT / "book" / "experiments" / f"{experiment}.ipynb"
     if not path.exists():
         raise unknown("experiment", experiment, (other.stem for other in path.parent.glob("*.ipynb")))
@@ -149,7 +154,7 @@ def defaults(experiment: str) -> dict[str, Any]:
     Raises:
         UserError: if there is no such notebook, or no cell tagged ``parameters`` that holds :data:`HANDED_IN`.
     """
-    path = _notebook(experiment)
+    path = notebook(experiment)
     return _defaults(path, path.stat().st_mtime_ns)
 
 
@@ -301,7 +306,7 @@ MIB = 2**20
 PROCESS = 1_000 * MIB
 """Memory of a cell before it computes: its kernel with PyTorch, diffusers and torch-fidelity, and papermill."""
 
-KEPT = 1 * MIB
+KEPT = MIB // 2
 """Disk for a record and an executed notebook with its figures."""
 
 MAPS = 16
@@ -587,11 +592,11 @@ class Outlook:
         return f"estimates for {len(self.needs)} of {self.planned} cells\n{text}"
 
 
-def _free(folder: Path) -> float:
-    """Free bytes where a folder is or will be."""
+def _there(folder: Path) -> Path:
+    """A folder, or the nearest one above it that exists."""
     while not folder.exists():
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder
 
 
 def _gpu() -> tuple[str, float] | None:
@@ -635,6 +640,11 @@ def look_ahead(
     cells = planned if every else results.stale_cells(profile, out)
     cells = [dataclasses.replace(cell, shards=shards) if shards and cell.shards else cell for cell in cells]
     wrong = [*wrong_weights(cells), *wrong_data(cells)]
+    places = (Path(out), ROOT / "_build")
+    if cells:
+        for folder in places:
+            if not os.access(_there(folder), os.W_OK | os.X_OK):
+                wrong.append(f"{folder} cannot be written to; a folder with rights is needed")
     if wrong or not cells:
         return Outlook(len(planned), [], wrong, jobs)
     gpu = _gpu() if any(cell.gpu for cell in cells) else None
@@ -646,7 +656,7 @@ def look_ahead(
         problems=wrong,
         jobs=jobs,
         memory=psutil.virtual_memory().available if here else None,
-        disk=min(_free(Path(out)), _free(ROOT / "_build")),
+        disk=min(shutil.disk_usage(_there(folder)).free for folder in places),
         gpu=gpu,
         checked=tuple(sorted(_named(cells, "model", "features", "dataset", "test"))),
     )

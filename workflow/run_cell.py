@@ -23,9 +23,12 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import preflight
+from preflight import HANDED_IN
 
 from fewstep import results
 from fewstep.errors import UserError, unknown
@@ -33,9 +36,6 @@ from fewstep.provenance import ROOT
 
 BUILD = ROOT / "_build"
 """The executed notebooks and the shards."""
-
-HANDED_IN = "record_as"
-"""The one parameter that every experiment has: the arguments of :func:`fewstep.results.recording`."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -98,34 +98,6 @@ def parts(cell: results.Cell, scratch: Path | str, shards: int | None = None) ->
     return [Path(scratch) / f"part-{k}-of-{many}.ipynb" for k in range(1, many + 1)] if many > 1 else []
 
 
-def check_parameters(cells: Iterable[results.Cell]) -> None:
-    """Compares the cells' parameters with the notebooks' parameter cells; papermill itself only warns.
-
-    Raises:
-        UserError: if a notebook has no such parameter, or no cell tagged ``parameters``.
-    """
-    import papermill
-
-    known: dict[str, set[str]] = {}
-    for cell in cells:
-        notebook = _notebook(cell.experiment)
-        if cell.experiment not in known:
-            known[cell.experiment] = set(papermill.inspect_notebook(str(notebook)))
-            if HANDED_IN not in known[cell.experiment]:
-                raise UserError(f"{notebook}: a cell tagged 'parameters' with {HANDED_IN!r} in it is needed")
-        for name in cell.parameters:
-            if name not in known[cell.experiment] - {HANDED_IN}:
-                where = f"{cell.profile}/{cell.experiment}/{cell.name}"
-                raise UserError(f"{where}: {unknown('parameter', name, known[cell.experiment] - {HANDED_IN})}")
-
-
-def _notebook(experiment: str) -> Path:
-    path = ROOT / "book" / "experiments" / f"{experiment}.ipynb"
-    if not path.exists():
-        raise unknown("experiment", experiment, (other.stem for other in path.parent.glob("*.ipynb")))
-    return path
-
-
 def run(
     cell: results.Cell,
     log: Path,
@@ -151,7 +123,8 @@ def run(
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    check_parameters([cell])
+    for mistake in preflight.mistakes([cell]):  # papermill only warns of a parameter that the notebook does not have
+        raise UserError(mistake)
     # By the code as it is now: shards of other code are never merged with these.
     scratch = work.resolve() / cell.scratch().relative_to(BUILD)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +152,7 @@ def run(
     before = _stamp(cell.path(out))
     try:
         papermill.execute_notebook(
-            str(_notebook(cell.experiment)),
+            str(preflight.notebook(cell.experiment)),
             str(kept),
             {**cell.parameters, HANDED_IN: record_as},
             cwd=str(ROOT),
