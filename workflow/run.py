@@ -169,7 +169,8 @@ def cancel_orphans(prefix: str) -> None:
     except FileNotFoundError:
         raise UserError("there is no SLURM here: squeue is missing; use EXECUTOR=local") from None
     except subprocess.CalledProcessError as error:
-        raise UserError(f"SLURM does not answer: {error.stderr.strip().splitlines()[-1:]}") from None
+        said = error.stderr.strip().splitlines() or [f"{error.cmd[0]} failed"]
+        raise UserError(f"SLURM does not answer: {said[-1]}; try again when it does, or use EXECUTOR=local") from None
 
 
 def check(
