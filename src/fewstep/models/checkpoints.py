@@ -4,7 +4,7 @@ The manifest gives for each network its SHA-256, kind and configuration, and the
 shards it gives the SHA-256 of each of them too; the network's own is then that of the shards one after another. A file
 is built into a network only after its hash was compared. Pickles are never read: opening one runs the code in it.
 
-A file that is not in the folder is fetched (:mod:`fewstep.models.downloads`) where the manifest gives a ``url``: that
+A file that is not in the folder is fetched (``fewstep.models.downloads``) where the manifest gives a ``url``: that
 of the file, or, ending in ``/``, that of the folder which holds it or its shards. ``bytes`` is the length of the file.
 """
 
