@@ -40,7 +40,9 @@ def prepare(folder: Path, only: list[str]) -> None:
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():
         raise UserError(f"{ROOT} is no git clone; the kill test works in a clone of it")
-    if subprocess.run([git, "-C", ROOT, "status", "--porcelain", "--", "src", "book", "workflow"], stdout=-1).stdout:
+    if subprocess.run(
+        [git, "-C", ROOT, "status", "--porcelain", "--", "src", "book", "workflow"], stdout=subprocess.PIPE
+    ).stdout:
         print("changes that are not committed take no part in this", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
