@@ -24,6 +24,8 @@ import time
 import traceback
 from typing import Any
 
+from preflight import forecast
+
 from fewstep import cifar, data, profiles, results, solvers
 from fewstep.errors import UserError
 from fewstep.provenance import ROOT
@@ -57,23 +59,6 @@ def execute(cell: results.Cell) -> None:
                 namespace.update(given)
 
 
-def work(cell: results.Cell) -> float:
-    """Network calls that a cell makes, if its parameters say so; 0 if not."""
-    p = cell.parameters
-    pairs = sum(len(grids) for grids in p["solvers"].values()) if isinstance(p.get("solvers"), dict) else 0
-    return float(pairs * sum(p.get("budgets", [])) * len(p.get("seeds", [0])) * p.get("samples", 0))
-
-
-def forecast(cell: results.Cell, seen: list[tuple[results.Cell, float]]) -> float:
-    """Seconds that a cell will take, from those that have run."""
-    same = [(other, seconds) for other, seconds in seen if other.experiment == cell.experiment]
-    rates = [seconds / work(other) for other, seconds in same if work(other)]
-    # The first cell compiles, which makes its rate too high: the smallest one is nearest to the truth.
-    if rates and work(cell):
-        return min(rates) * work(cell)
-    return max((seconds for _, seconds in same), default=GUESS)
-
-
 def run(profile: str, minutes: float) -> int:
     """Does what is missing, as far as the time goes. Returns the exit code."""
     end = time.time() + 60 * minutes
@@ -99,7 +84,8 @@ def run(profile: str, minutes: float) -> int:
         nonlocal failed, left
         name = f"{profile}/{cell.experiment}/{cell.name}"
         remaining = end - time.time()
-        needed = GUESS if results.is_training(cell.experiment) else forecast(cell, seen)
+        # The first cell compiles, which makes its rate too high: the smallest one is nearest to the truth.
+        needed = GUESS if results.is_training(cell.experiment) else forecast(cell, seen, min) or GUESS
         if remaining < needed:
             left += 1
             print(f"later  {name}: needs about {needed:.0f} s, {max(0, remaining):.0f} s are left", flush=True)
