@@ -142,10 +142,10 @@ while not kernel:
     time.sleep(0.01)
 child.kill()
 try:
-    kernel[0].wait(30)
+    kernel[0].wait(150)
 except psutil.TimeoutExpired:
     kernel[0].kill()
-    sys.exit("the kernel outlived its run by 30 s")
+    sys.exit("the kernel outlived its run by 150 s")
 """
 
 
@@ -154,7 +154,7 @@ def test_a_kernel_whose_run_is_killed_while_it_starts_does_not_stay(toy):
     command = [sys.executable, str(ROOT / "workflow/run_cell.py"), "digits", "toy", "one", "--log", "log.ipynb"]
     environment = {**os.environ, "FEWSTEP_ROOT": str(toy), "PYTHONPATH": str(toy / "src")}
     done = subprocess.run(
-        [sys.executable, "-c", REAPER, *command], cwd=toy, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", REAPER, *command], cwd=toy, env=environment, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stderr
     assert not records(toy)

@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 KINDS = ("driver", "snakemake", "papermill", "kernel")
-ENDING = 30.0
+ENDING = 120.0
 """Seconds after which a process that has lost its run is an orphan."""
 
 
