@@ -199,9 +199,9 @@ def test_the_figure_shows_what_was_measured_and_continues_it():
     made = results.Recorder()
     times = {1000: 2.5, 10_000: 20.5}
     for n, seconds in times.items():
-        made.add("seconds", seconds, samples=n, settings={"of": "draw"})
+        made.add("seconds", seconds, samples=n, settings={"of": "draw", "clock": "wall"})
     for w in (1, 2):
-        made.add("seconds", 1.0 + 8.0 / w, samples=4000, settings={"of": "workers", "workers": w})
+        made.add("seconds", 1.0 + 8.0 / w, samples=4000, settings={"of": "workers", "clock": "wall", "workers": w})
     left, right = figures.cost([made]).axes
     drawn = {line.get_label(): line.get_xydata() for ax in (left, right) for line in ax.get_lines()}
     assert drawn["measured, one worker"].tolist() == [[n, seconds] for n, seconds in times.items()]

@@ -46,8 +46,8 @@ __all__ = [
     "wall_seconds",
 ]
 
-ALONG = frozenset({"t", "sigma", "step"})
-"""Settings that name a place within one run of a sampler: measurements that differ in these share their calls."""
+ALONG = frozenset({"t", "sigma", "step", "clock"})
+"""Settings that name a place within one run of a sampler, or how it was timed: measurements apart in these share calls."""
 
 
 # --- what was measured ---------------------------------------------------------------------------------------------

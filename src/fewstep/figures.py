@@ -866,7 +866,7 @@ def cost(records: Records, images: int = 1_000_000, most: int = 64) -> Figure:
     """
     figure, axes = _new(1, 2)
     left, right = axes[0]
-    rows = sorted(_rows(records, metric="seconds", of="draw"), key=lambda row: row["samples"])
+    rows = sorted(_rows(records, metric="seconds", of="draw", clock="wall"), key=lambda row: row["samples"])
     n, seconds = np.array([row["samples"] for row in rows]), [row["value"] for row in rows]
     intercept, slope = linear(n, seconds)
     span = np.geomspace(n[0], images, 50)
@@ -875,7 +875,7 @@ def cost(records: Records, images: int = 1_000_000, most: int = 64) -> Figure:
     left.set(xscale="log", yscale="log", xlabel="images", ylabel="seconds")
     left.legend()
 
-    rows = sorted(_rows(records, metric="seconds", of="workers"), key=lambda row: row["workers"])
+    rows = sorted(_rows(records, metric="seconds", of="workers", clock="wall"), key=lambda row: row["workers"])
     times = {row["workers"]: row["value"] for row in rows}
     share = amdahl(times)
     workers = np.geomspace(1, most, 50)
