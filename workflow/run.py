@@ -79,6 +79,8 @@ def experiments(
     if outlook.problems:
         print(*(f"error: {line}" for line in outlook.problems), sep="\n", file=sys.stderr)
         return 2
+    if not dry_run:
+        tidy(profile, stale, work)
     if not stale:
         print(f"{profile}: the records of all {planned} cells are up to date")
     if not stale or dry_run:
@@ -136,6 +138,17 @@ def experiments(
         print(f"{profile}: {len(left)} of {planned} cells have no record of the code as it is", file=sys.stderr)
         return 1
     return 0
+
+
+def tidy(profile: str, stale: Iterable[results.Cell], work: Path) -> None:
+    """Removes what only a cell in progress needs, for cells that have their record: a kill came just after it."""
+    missing = {(cell.experiment, cell.name) for cell in stale}
+    for cell in results.cells(profile):
+        if (cell.experiment, cell.name) not in missing:
+            (work / "experiments" / profile / cell.experiment / f"{cell.name}.failed.ipynb").unlink(missing_ok=True)
+            for folder in (work / "shards" / profile / cell.experiment).glob(f"{cell.name}.*"):
+                if re.fullmatch(r"[0-9a-f]+", folder.name[len(cell.name) + 1 :]):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def visible_devices(cells: Iterable[results.Cell]) -> list[str]:

@@ -37,15 +37,28 @@ from fewstep.provenance import ROOT
 BUILD = ROOT / "_build"
 """The executed notebooks and the shards."""
 
+KERNEL_DIES = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() != int(os.environ["JPY_PARENT_PID"]):
+    os._exit(1)
+"""
+"""What a kernel executes when it starts: it ends with the process that started it, at once if that has ended already.
+
+ipykernel itself looks at its parent once a second, which leaves time to finish a record that the next run has begun to
+compute again; and a parent that ends while the kernel starts it misses where orphans do not go to process 1 (systemd).
+"""
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 def die_with_parent() -> None:
     """Ends this process when the one that started it ends, however that ends (``kill -9`` too).
 
-    Linux sends the signal itself; elsewhere a thread looks once a second. The kernel of a notebook needs no such call:
-    ipykernel watches the process that started it. In a job of SLURM the chain of parents ends at the shell of the job's
-    script or step, below slurmstepd and not slurmd: a job outlives the death of the node's daemon, but not its own.
+    Linux sends the signal itself; elsewhere a thread looks once a second. A notebook's kernel does the same
+    (:data:`KERNEL_DIES`). In a job of SLURM the chain of parents ends at the shell of the job's script or step, below
+    slurmstepd and not slurmd: a job outlives the death of the node's daemon, but not its own.
     """
     parent = os.getppid()
     if sys.platform == "linux":
@@ -159,6 +172,7 @@ def run(
             progress_bar=False,
             stdout_file=sys.stdout if echo else None,
             stderr_file=sys.stderr if echo else None,
+            extra_arguments=[f"--IPKernelApp.exec_lines=exec({KERNEL_DIES!r}, {{}})"],
         )
     except PapermillExecutionError as error:
         lines = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip().splitlines()

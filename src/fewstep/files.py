@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 import tempfile
 from collections.abc import Callable
@@ -15,7 +17,8 @@ __all__ = ["write_atomically"]
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it: a reader sees the old file or the new one.
 
-    What was written is on the disk before the rename, so that a crash of the machine leaves one of the two as well.
+    What was written is on the disk before the rename, so that a crash of the machine leaves one of the two as well. A
+    temporary file that a killed writer of the same file has left is removed.
 
     Raises:
         UserError: if the folder cannot be written to, or is full.
@@ -32,6 +35,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # mkstemp's file is readable by its owner only
         temporary.replace(path)
+        with contextlib.suppress(OSError):
+            for left in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
+                left.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; choose a folder with room and rights"
