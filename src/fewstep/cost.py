@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 ALONG = frozenset({"t", "sigma", "step", "clock"})
-"""Settings that name a place within one run of a sampler, or how it was timed: measurements apart in these share calls."""
+"""Settings that name a place within one run of a sampler, or a clock: measurements apart in these share their calls."""
 
 
 # --- what was measured ---------------------------------------------------------------------------------------------
