@@ -1,4 +1,4 @@
-"""The command line: ``fewstep list | sample | evaluate | train | compare``.
+"""The command line: ``fewstep list | sample | evaluate | train | compare | likelihood | encode``.
 
 A user's mistake gets one line on standard error and exit status 2, and leaves no file.
 """
@@ -160,7 +160,7 @@ def _generate(setting: profiles.Profile, plan: Plan, model: Any, samples: int, s
     )
 
 
-def _write_images(path: Path, images: Any, suffix: str) -> None:
+def _write_images(path: Path, images: Any, suffix: str, columns: int = 0) -> None:
     if suffix == ".safetensors":
         from safetensors.torch import save
 
@@ -171,7 +171,7 @@ def _write_images(path: Path, images: Any, suffix: str) -> None:
 
     from .data import to_uint8
 
-    columns = max(1, round(len(images) ** 0.5))
+    columns = columns or max(1, round(len(images) ** 0.5))
     # Small images are enlarged by whole pixels, so that a viewer shows what there is.
     scale = max(1, 64 // images.shape[-1])
     pixels = to_uint8(images).repeat_interleave(scale, -1).repeat_interleave(scale, -2)
@@ -290,6 +290,139 @@ def compare(names: tuple[str, ...], nfe: int, grid: str, profile: str) -> None:
         gap = difference(plans[0], plan) / max(1.0, float(abs(plans[0].canonical().C).max()))
         same = "the same sampler" if gap < 1e-12 else "another number of calls" if gap == float("inf") else f"{gap:.3g}"
         click.echo(f"{name:{width}s}  {plan.nfe:5d}  {plan.slots:5d}  {same}")
+
+
+images_ = click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Images in [-1, 1], as 'fewstep sample' writes them (.safetensors). Default: the profile's data.",
+)
+
+
+def _images(path: Path | None, samples: int, default: Any) -> Any:
+    """The first ``samples`` images of a file, or of the data set, which ``default`` loads."""
+    if path is None:
+        return default()[:samples]
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        found = load(path.read_bytes())
+    except (OSError, SafetensorError):
+        raise UserError(f"cannot read {path}: a safetensors file with a tensor 'samples' is needed") from None
+    if "samples" not in found:
+        raise UserError(f"{path} has no tensor 'samples', only {', '.join(sorted(found)) or 'nothing'}")
+    return found["samples"].float()[:samples]
+
+
+@app.command()
+@click.option("--solver", default="deis-rhork-kutta3", metavar="NAME", help="A deterministic solver, or rk45.")
+@click.option("--nfe", default=36, help="Budget of network calls; rk45 has none.")
+@grid_
+@profile_
+@images_
+@click.option("--samples", default=100, type=click.IntRange(2), help="How many images.")
+@click.option("--divergence", default="rademacher", metavar="NAME", help="exact, rademacher or gaussian.")
+@click.option("--probes", default=1, type=click.IntRange(1), help="Random probes per image.")
+@click.option("--tolerance", default=1e-5, help="Of rk45, relative and absolute.")
+@click.option("--rho-data", type=float, help="Noise level of the density. Default: that of the dequantisation.")
+@seed_
+@batch_
+def likelihood(
+    solver: str,
+    nfe: int,
+    grid: str | None,
+    profile: str,
+    images: Path | None,
+    samples: int,
+    divergence: str,
+    probes: int,
+    tolerance: float,
+    rho_data: float | None,
+    seed: int,
+    batch_size: int,
+) -> None:
+    """Bits per dimension of images under the profile's network, by its probability-flow ODE."""
+    setting = profiles.get(profile)
+    from . import data, models
+    from .tasks.likelihood import bits_of_images, grey_levels
+
+    everything = data.load(setting.dataset).images
+    found, calls = bits_of_images(
+        setting.process(),
+        models.load(setting.model),
+        _images(images, samples, lambda: everything),
+        grey_levels(everything),
+        solver=solver,
+        nfe=nfe,
+        grid=grid,
+        tolerance=tolerance,
+        rho_data=rho_data,
+        divergence=divergence,
+        probes=probes,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    error = float(found.std()) / len(found) ** 0.5
+    how = "" if divergence == "exact" else f", {probes} {divergence} probe{'s' * (probes > 1)} each"
+    click.echo(f"{float(found.mean()):.4f} bits per dimension, standard error {error:.4f} ({len(found)} images{how})")
+    click.echo(f"{solver}, {calls} network calls")
+
+
+@app.command()
+@solver_
+@click.option("--nfe", default=50, help="Budget of network calls in each direction.")
+@grid_
+@profile_
+@images_
+@click.option("--samples", default=16, type=click.IntRange(1), help="How many images.")
+@click.option("--interpolate", type=click.IntRange(2), metavar="N", help="N×N images between the first four instead.")
+@click.option(
+    "--out",
+    default="reconstructions.png",
+    type=click.Path(path_type=Path),
+    help="Images above their reconstructions (.png), or with the codes (.safetensors).",
+)
+@batch_
+def encode(
+    solver: str,
+    nfe: int,
+    grid: str | None,
+    profile: str,
+    images: Path | None,
+    samples: int,
+    interpolate: int | None,
+    out: Path,
+    batch_size: int,
+) -> None:
+    """Encode images as noise, decode them again, and measure the difference."""
+    setting = profiles.get(profile)
+    from .tasks import encoding
+
+    there, back = (make(solver, setting.process(), nfe, grid) for make in (encoding.encoder, encoding.decoder))
+    _writable(out, (".png", ".safetensors"))
+    import torch
+
+    from . import data, models
+
+    model = models.load(setting.model)
+    given = _images(images, 4 if interpolate else samples, lambda: data.load(setting.dataset).images)
+    codes = encoding.encode(there, model, given, batch_size=batch_size)
+    if interpolate:
+        codes = encoding.interpolation_grid(codes, interpolate)
+    found = encoding.decode(back, model, codes, batch_size=batch_size)
+    shown, columns = (found, interpolate) if interpolate else (torch.cat([given, found]), len(found))
+    if out.suffix == ".safetensors":
+        from safetensors.torch import save
+
+        blob = save({"samples": found.contiguous(), "codes": codes.contiguous()})
+        write_atomically(out, lambda path: path.write_bytes(blob))
+    else:
+        write_atomically(out, lambda path: _write_images(path, shown, out.suffix, columns))
+    click.echo(f"{out}: {len(found)} images, {solver}, {there.nfe} + {back.nfe} network calls")
+    if not interpolate:
+        error = float(encoding.reconstruction_error(given, found).mean())
+        click.echo(f"mean squared error per dimension, of [0, 1]: {error:.3g}")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -25,6 +25,7 @@ from ..grids import Grid
 from ..plan import Plan, Term
 from ..run import Model, sample
 from ..schedules import DiscreteVP, Float, Process
+from ..solvers.deis import rho_ab, rho_rk
 
 __all__ = [
     "Mirrored",
@@ -52,8 +53,11 @@ ONE_WAY = {
 }
 """Solvers that decide by the sign of ρ, or take logs or roots of it, and of which there is no other form here."""
 
-TWINS = {"ddim": "deis-rhoab0", "edm-heun": "deis-rhork-heun"}
-"""The same table under a name whose program takes no roots of ρ and asks for no positive one."""
+TWINS: dict[str, tuple[Callable[..., Plan], dict[str, Any]]] = {
+    "ddim": (rho_ab, {"order": 0}),
+    "edm-heun": (rho_rk, {"method": "heun"}),
+}
+"""The same table by a program that takes no roots of ρ and asks for no positive one."""
 
 
 class Mirrored(Process):
@@ -207,11 +211,8 @@ def encoder(
     if solver.name in ONE_WAY:
         raise UserError(f"{name} runs from noise to data only; ddim, deis-tab3 or deis-rhork-kutta3 run both ways")
     times = -_times(solver, process, nfe, grid, t_data, grid_options)[::-1]
-    if solver.name in TWINS:
-        solver, options = solvers.get(TWINS[solver.name]), {}
-    function = solver.load()
+    function, keywords = TWINS.get(solver.name, (solver.load(), {**solver.options, **options}))
     parameters = inspect.signature(function).parameters
-    keywords = {**solver.options, **options}
     if "data" not in parameters:
         return _renamed(function(mirrored(process), times, **keywords), process, _noise)
     if float(process.rho(-times[0])) == 0.0:

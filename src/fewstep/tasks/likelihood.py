@@ -29,11 +29,12 @@ from ..noise import normal, uniform_bits
 from ..plan import Plan
 from ..run import Model, sample
 from ..schedules import Process
-from .encoding import check_direction, data_time, mirrored
+from .encoding import check_direction, check_images, data_time, encoder, mirrored
 
 __all__ = [
     "DIVERGENCES",
     "Likelihood",
+    "bits_of_images",
     "bits_per_dimension",
     "dequantised",
     "exact_divergence",
@@ -306,7 +307,13 @@ def dequantised(
         levels: number of grey levels from −1 to 1.
         seed: of the noise, a pure function of (seed, sample, element).
         ids: the sample numbers, 0 … B − 1 unless given.
+
+    Raises:
+        UserError: for images that do not lie on these levels.
     """
+    places = (images.double() + 1.0) * (levels - 1) / 2.0
+    if not (places - places.round()).abs().max() <= 1e-3:
+        raise UserError(f"the images are not quantised to {levels} grey levels from -1 to 1, as this data set is")
     numbers = torch.arange(len(images)) if ids is None else torch.as_tensor(ids if isinstance(ids, Tensor) else [*ids])
     bits = uniform_bits(seed, 2**32 - 1, numbers, images[0].numel()).to(images.device)
     u = (bits.double() + 0.5) * 2.0**-32
@@ -325,3 +332,78 @@ def bits_per_dimension(log_p: Tensor, d: int, levels: int = 256) -> Tensor:
         levels: number of grey levels from −1 to 1.
     """
     return -(log_p / d + math.log(2.0 / (levels - 1))) / math.log(2.0)
+
+
+def bits_of_images(
+    process: Process,
+    model: Model,
+    images: Tensor,
+    levels: int = 256,
+    *,
+    solver: str = "deis-rhork-kutta3",
+    nfe: int = 36,
+    grid: str | None = None,
+    tolerance: float = 1e-5,
+    rho_data: float | None = None,
+    divergence: str = "rademacher",
+    probes: int = 1,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> tuple[Tensor, int]:
+    r"""Bits per dimension of quantised images: dequantised, encoded, summed up.
+
+    Their mean over images is an upper bound of the expected code length; over probes it is unbiased.
+
+    Args:
+        process: of the model.
+        model: an ε-model.
+        images: shape (B, \*shape), on the grey levels, in [−1, 1].
+        levels: number of grey levels from −1 to 1.
+        solver: a deterministic solver, or ``rk45`` (in ρ).
+        nfe: its budget of calls; not used by ``rk45``.
+        grid: its grid; the solver's own unless given.
+        tolerance: of ``rk45``, relative and absolute.
+        rho_data: the noise level ρ at which the network's density is asked. Unless given that of the dequantisation,
+            :math:`\delta/\sqrt{12}` with δ the width of a level, or the smallest one that the network knows: below, it
+            would meet images that it was not trained on.
+        divergence: a name in :data:`DIVERGENCES`.
+        probes: random vectors per image.
+        seed: of the dequantisation and of the probes.
+        batch_size: images per network call; with ``rk45``, also how many share their steps.
+
+    Returns:
+        The bits of each image, shape (B,), and the number of network calls (the largest of any batch).
+
+    Raises:
+        UserError: for images of another shape, outside [−1, 1] or not quantised; otherwise as :func:`log_likelihood`.
+    """
+    check_images(images, model)
+    level = 2.0 / (levels - 1) / math.sqrt(12.0) if rho_data is None else rho_data
+    if not (level > 0 and level < float(process.rho(process.t_max))):
+        raise UserError(f"rho_data must lie between 0 and {float(process.rho(process.t_max)):g}, got {level:g}")
+    t_data = max(data_time(process), float(process.t_of_rho(level)))
+    alpha = float(process.alpha(t_data))
+    noisy = alpha * dequantised(images, levels, seed=seed)
+    plan = None if solver == "rk45" else encoder(solver, process, nfe, grid, t_data=t_data)
+    found, calls, d = [], 0, images[0].numel()
+    for numbers in torch.arange(len(images)).split(batch_size):
+        x, ids = noisy[numbers[0] : numbers[-1] + 1], numbers
+        if plan is None:
+            given = log_likelihood_rk45(
+                process,
+                model,
+                x,
+                t_data=t_data,
+                rtol=tolerance,
+                atol=tolerance,
+                in_rho=True,
+                divergence=divergence,
+                probes=probes,
+                seed=seed,
+                ids=ids,
+            )
+        else:
+            given = log_likelihood(process, plan, model, x, divergence=divergence, probes=probes, seed=seed, ids=ids)
+        calls = max(calls, given.nfe)
+        found.append(bits_per_dimension(given.log_p + d * math.log(alpha), d, levels).cpu())
+    return torch.cat(found), calls
