@@ -228,7 +228,7 @@ def denoise(
     Raises:
         UserError: for a noise level outside the range, or a solver that injects noise or cannot spend the budget.
     """
-    low, high = float(process.rho(process.t_end)), float(process.rho(process.t_max))
+    low, high = abs(float(process.rho(process.t_end))), float(process.rho(process.t_max))  # at the clean end −0
     if not low < sigma <= high:
         raise UserError(f"sigma must lie in ({low:g}, {high:g}], the noise levels of this process; got {sigma:g}")
     start = float(process.t_of_rho(sigma))
