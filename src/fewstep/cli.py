@@ -1,4 +1,5 @@
-"""The command line: ``fewstep list | sample | evaluate | train | compare | likelihood | encode``.
+"""The command line: ``fewstep list | sample | evaluate | train | compare | likelihood | encode |
+inpaint | recover``.
 
 A user's mistake gets one line on standard error and exit status 2, and leaves no file.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,8 @@ def list_(kind: str | None) -> None:
 @eta_
 @gamma_
 @mu_
+@click.option("--label", type=int, help="Class to draw, for a network with classes.")
+@click.option("--weight", default=1.0, help="Guidance weight: 1 is the network given the class, 0 without it.")
 @batch_
 def sample(
     solver: str,
@@ -133,6 +136,8 @@ def sample(
     eta: float | None,
     gamma: float | None,
     mu: float | None,
+    label: int | None,
+    weight: float,
     batch_size: int,
 ) -> None:
     """Draw samples and write them to a file."""
@@ -141,22 +146,35 @@ def sample(
     _writable(out, (".png", ".safetensors"))
     from . import models
 
-    model = models.load(setting.model)
+    model: Any = models.load(setting.model)
+    if label is not None:
+        from .tasks.guidance import classifier_free
+
+        model = classifier_free(_on_device(model), label, weight)
     images = _generate(setting, plan, model, samples, seed, batch_size)
     write_atomically(out, lambda path: _write_images(path, images, out.suffix))
     click.echo(f"{out}: {samples} samples, {solver}, {plan.nfe} network calls, seed {seed}")
 
 
-def _generate(setting: profiles.Profile, plan: Plan, model: Any, samples: int, seed: int, batch_size: int) -> Any:
+def _device() -> str:
     import torch
 
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _on_device(model: Any) -> Any:
+    return model.to(_device())
+
+
+def _generate(setting: profiles.Profile, plan: Plan, model: Any, samples: int, seed: int, batch_size: int) -> Any:
     from . import models
     from .run import generate
 
     shape = models.manifest()[f"{setting.model}.safetensors"]["config"]["shape"]  # asks for no images
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if hasattr(model, "to"):  # a wrapper's network is there already
+        model = _on_device(model)
     return generate(
-        plan, model.to(device), shape, range(samples), seed=seed, batch_size=batch_size, device=device, progress=True
+        plan, model, shape, range(samples), seed=seed, batch_size=batch_size, device=_device(), progress=True
     )
 
 
@@ -301,18 +319,21 @@ images_ = click.option(
 
 def _images(path: Path | None, samples: int, default: Any) -> Any:
     """The first ``samples`` images of a file, or of the data set, which ``default`` loads."""
-    if path is None:
-        return default()[:samples]
+    return (default() if path is None else _tensor(path, "samples").float())[:samples]
+
+
+def _tensor(path: Path, name: str) -> Any:
+    """The tensor of this name in a safetensors file."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
         found = load(path.read_bytes())
     except (OSError, SafetensorError):
-        raise UserError(f"cannot read {path}: a safetensors file with a tensor 'samples' is needed") from None
-    if "samples" not in found:
-        raise UserError(f"{path} has no tensor 'samples', only {', '.join(sorted(found)) or 'nothing'}")
-    return found["samples"].float()[:samples]
+        raise UserError(f"cannot read {path}: a safetensors file with a tensor {name!r} is needed") from None
+    if name not in found:
+        raise UserError(f"{path} has no tensor {name!r}, only {', '.join(sorted(found)) or 'nothing'}")
+    return found[name]
 
 
 @app.command()
@@ -423,6 +444,175 @@ def encode(
     if not interpolate:
         error = float(encoding.reconstruction_error(given, found).mean())
         click.echo(f"mean squared error per dimension, of [0, 1]: {error:.3g}")
+
+
+MASKS = ("upper", "lower", "left", "right")
+
+
+def _mask(name: str, shape: Sequence[int]) -> Any:
+    """The half of the image that is known, or the tensor ``mask`` of a file."""
+    import torch
+
+    if name in MASKS:
+        mask = torch.zeros(1, *shape[1:])
+        half = [size // 2 for size in shape[1:]]
+        rows = {"upper": slice(half[0]), "lower": slice(half[0], None)}.get(name, slice(None))
+        columns = {"left": slice(half[1]), "right": slice(half[1], None)}.get(name, slice(None))
+        mask[:, rows, columns] = 1
+        return mask
+    if not name.endswith(".safetensors"):
+        raise unknown("mask", name, MASKS)
+    return _tensor(Path(name), "mask")
+
+
+@app.command()
+@solver_
+@click.option("--nfe", default=50, help="Budget of network calls.")
+@grid_
+@profile_
+@images_
+@click.option("--samples", default=8, type=click.IntRange(1), help="How many images.")
+@click.option("--completions", default=4, type=click.IntRange(1), help="Completions of each.")
+@click.option(
+    "--mask",
+    default="upper",
+    metavar="NAME|FILE",
+    help="What is known: upper, lower, left, right or a .safetensors file.",
+)
+@click.option("--colorize", is_flag=True, help="Known is the grey image, unknown its colours; no mask.")
+@click.option("--repeats", type=click.IntRange(1), help="Take each step of DDIM so many times (RePaint).")
+@seed_
+@click.option(
+    "--out",
+    default="completions.png",
+    type=click.Path(path_type=Path),
+    help="The known parts above their completions (.png), or the completions (.safetensors).",
+)
+@batch_
+def inpaint(
+    solver: str,
+    nfe: int,
+    grid: str | None,
+    profile: str,
+    images: Path | None,
+    samples: int,
+    completions: int,
+    mask: str,
+    colorize: bool,
+    repeats: int | None,
+    seed: int,
+    out: Path,
+    batch_size: int,
+) -> None:
+    """Draw the unknown part of images, or their colours; the known part is kept."""
+    setting = profiles.get(profile)
+    process = setting.process()
+    from .tasks import inpainting
+
+    if repeats is None:
+        plan = _plan(setting, solver, nfe, grid)
+    elif solver != "ddim":
+        raise UserError(f"--repeats takes the steps of ddim several times, not those of {solver}")
+    elif nfe < repeats:
+        raise UserError(f"{repeats} repeats of a step need at least {repeats} network calls, --nfe gives {nfe}")
+    else:
+        times = grids.build(grid or solvers.get(solver).default_grid, process, nfe // repeats)
+        plan = inpainting.resampled(process, times, repeats)
+    _writable(out, (".png", ".safetensors"))
+    import torch
+
+    from . import data, models
+
+    shape = models.manifest()[f"{setting.model}.safetensors"]["config"]["shape"]
+    if colorize and shape[0] != 3:
+        raise UserError(f"the network of profile {profile} draws images of {shape[0]} channel; colours need three")
+    given = _images(images, samples, lambda: data.load(setting.dataset).images)
+    inpainting.check_images(given)
+    if list(given.shape[1:]) != shape:
+        raise UserError(f"images of shape {tuple(shape)} are needed, got {tuple(given.shape[1:])}")
+    model, many = _on_device(models.load(setting.model)), given.repeat(completions, 1, 1, 1)
+    options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "device": _device()}
+    if colorize:
+        shown = given.mean(1, keepdim=True)
+        drawn = inpainting.colorize(plan, model, shown.repeat(completions, 1, 1, 1), **options)
+        shown = shown.expand(given.shape)
+    else:
+        known = inpainting.check_mask(_mask(mask, shape), given)
+        drawn = inpainting.inpaint(plan, model, many, known.expand(given.shape).repeat(completions, 1, 1, 1), **options)
+        shown = torch.where(known, given, torch.zeros(()))
+    result = drawn if out.suffix == ".safetensors" else torch.cat([shown, drawn])
+    write_atomically(out, lambda path: _write_images(path, result, out.suffix, columns=len(given)))
+    spread = (
+        f", standard deviation between completions {float(drawn.unflatten(0, (completions, -1)).std(0).mean()):.3f}"
+    )
+    click.echo(
+        f"{out}: {completions} completions of {len(given)} images, {solver}, {plan.nfe} network calls, seed {seed}"
+        + (spread if completions > 1 else "")
+    )
+
+
+@app.command()
+@solver_
+@click.option("--nfe", default=20, help="Budget of network calls.")
+@grid_
+@profile_
+@images_
+@click.option("--samples", default=16, type=click.IntRange(1), help="How many images.")
+@click.option("--measurements", type=click.IntRange(1), help="Recover them from so many random measurements.")
+@click.option("--sigma", type=float, help="Recover them from noise of this standard deviation.")
+@seed_
+@click.option(
+    "--out",
+    default="recovered.png",
+    type=click.Path(path_type=Path),
+    help="The images above the recovered ones (.png), or the recovered ones (.safetensors).",
+)
+def recover(
+    solver: str,
+    nfe: int,
+    grid: str | None,
+    profile: str,
+    images: Path | None,
+    samples: int,
+    measurements: int | None,
+    sigma: float | None,
+    seed: int,
+    out: Path,
+) -> None:
+    """Recover images from few random measurements or from noise, with the network as the projection onto images."""
+    setting = profiles.get(profile)
+    process = setting.process()
+    if (measurements is None) == (sigma is None):
+        raise UserError("say what is measured: --measurements M or --sigma S, one of the two")
+    plan = _plan(setting, solver, nfe, grid)
+    _writable(out, (".png", ".safetensors"))
+    import torch
+
+    from . import data, models
+    from .noise import normal
+    from .tasks import inverse
+    from .tasks.inpainting import check_images
+
+    given = _images(images, samples, lambda: data.load(setting.dataset).images)
+    check_images(given)
+    model = models.load(setting.model)
+    if measurements is not None:
+        pixels = given[0].numel()
+        if measurements > pixels:
+            raise UserError(f"an image has {pixels} elements; --measurements must not be more, got {measurements}")
+        A = torch.linalg.qr(normal(seed, 1, range(pixels), (measurements,), torch.float64)).Q.T
+        project = inverse.onto_measurements(A, given.flatten(1).double() @ A.T)
+        found = inverse.recover(plan, model, process, project, given.shape[1:], range(len(given)), seed=seed)
+        what = f"{measurements} measurements of {pixels} elements"
+    else:
+        assert sigma is not None
+        noisy = given + sigma * normal(seed, 1, range(len(given)), given.shape[1:])
+        found = inverse.denoise(model, process, noisy, sigma, nfe, solver, grid or solvers.get(solver).default_grid)
+        what = f"noise of {sigma:g}"
+    result = found if out.suffix == ".safetensors" else torch.cat([given, found])
+    write_atomically(out, lambda path: _write_images(path, result, out.suffix, columns=len(given)))
+    error = float((found - given).square().mean().sqrt())
+    click.echo(f"{out}: {len(given)} images from {what}, RMS error per pixel {error:.4f} ({solver}, {plan.nfe} calls)")
 
 
 def main(arguments: list[str] | None = None) -> None:
