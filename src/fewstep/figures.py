@@ -38,6 +38,8 @@ __all__ = [
     "gamma_sweep",
     "image_grid",
     "ingredients",
+    "inpainting",
+    "inverse",
     "label",
     "line",
     "linestyle",
@@ -886,4 +888,83 @@ def cost(records: Records, images: int = 1_000_000, most: int = 64) -> Figure:
     _calls(right, [2**k for k in range(most.bit_length())])
     right.set(xlabel="workers", yscale="log")
     right.legend()
+    return figure
+
+
+METHODS = {
+    "replacement": ("replacement", BLUE, "o"),
+    "resampled": ("replacement, resampled", GREEN, "s"),
+    "projected": ("projected denoiser", ORANGE, "^"),
+    "posterior": ("posterior gradient", RED, "D"),
+}
+"""How inpainting uses the known pixels: in words, colour and marker."""
+
+
+def inpainting(records: Records) -> Figure:
+    """Error on the known and the unknown pixels, diversity and accuracy against the fraction that is known.
+
+    A line for each method at its largest number of calls, a thinner one at fewer.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    figure, axes = _new(1, 4, figsize=(9.0, 2.8))
+    panels: dict[str, dict[str, Any]] = {
+        "error, known pixels": {"metric": "pixel_error", "region": "known"},
+        "error, unknown pixels": {"metric": "pixel_error", "region": "unknown"},
+        "diversity, unknown pixels": {"metric": "diversity"},
+        "accuracy": {"metric": "accuracy"},
+    }
+    for ax, (title, where) in zip(axes[0], panels.items(), strict=True):
+        rows = _rows(records, **where)
+        for name, (text, tint, shape) in METHODS.items():
+            chosen = [row for row in rows if row["method"] == name]
+            calls = sorted({row["nfe"] for row in chosen})
+            for nfe in calls:
+                strong = nfe == calls[-1]
+                style = {"marker": shape, "color": tint, "label": f"{text}, {nfe} calls"}
+                thin = {} if strong else {"linestyle": ":", "linewidth": 1.0, "markerfacecolor": "none"}
+                _draw(ax, [row for row in chosen if row["nfe"] == nfe], "known", strong, **style, **thin)
+        ax.set(title=title, xlabel="fraction known", ylim=(0, None))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def inverse(records: Records) -> Figure:
+    """Recovery error against the number of measurements and against the noise level, a line for each denoiser.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    rows = _rows(records, metric="pixel_error")
+    problems = {"sensing": ("measurements", "measurements of 64 pixels"), "denoising": ("sigma", "σ of the noise")}
+    found = [name for name in problems if name in _values(rows, "problem")]
+    figure, axes = _new(1, len(found), figsize=(7.0, 4.0))
+    styles = {
+        "network": ("network", BLUE, "o"),
+        "ideal": ("ideal denoiser", BLACK, "s"),
+        "others": ("ideal denoiser of the other digits", GREY, "^"),
+        "linear": ("best linear estimate", ORANGE, "x"),
+    }
+    for ax, name in zip(axes[0], found, strict=True):
+        column, text = problems[name]
+        for by, (title, tint, shape) in styles.items():
+            chosen = [row for row in rows if row["problem"] == name and row["by"] == by]
+            kinds = sorted({(row["nfe"] or 0, row.get("repeats", 1)) for row in chosen})
+            for (nfe, repeats), dash in zip(kinds, ("-", "--", ":"), strict=False):
+                calls = f", {nfe} call{'s' if nfe > 1 else ''}" if nfe else ""
+                again = f", steps taken {repeats} times" if repeats > 1 else ""
+                same = [row for row in chosen if ((row["nfe"] or 0), row.get("repeats", 1)) == (nfe, repeats)]
+                style: dict[str, Any] = {
+                    "label": title + calls + again,
+                    "color": tint,
+                    "marker": shape,
+                    "linestyle": dash,
+                }
+                _draw(ax, same, column, **style)
+        ax.set(xlabel=text, ylim=(0, None))
+    axes[0, 0].set_ylabel(METRICS["pixel_error"])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
