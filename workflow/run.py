@@ -85,9 +85,9 @@ def experiments(
         print(f"{profile}: the records of all {planned} cells are up to date")
     if not stale or dry_run:
         return 0
-    config: dict[str, object] = {"profile": profile, "out": str(out), "work": str(work)}
+    config = {"profile": profile, "out": str(out), "work": str(work)}
     if shards:
-        config["shards"] = shards
+        config["shards"] = str(shards)
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile"), "--directory", str(BUILD)),
         *("--profile", str(settings.parent)),
@@ -102,8 +102,8 @@ def experiments(
         command += ["--slurm-jobname-prefix", mine]
     if jobs:
         command += ["--cores" if local else "--jobs", str(jobs)]
-    # As JSON: Snakemake reads each value as YAML, which a path alone may not be.
-    command += ["--config", *(f"{name}={json.dumps(value)}" for name, value in config.items())]
+    # Snakemake takes a text alone for a number or strips its quotes, but reads an object as it is, all values as texts.
+    command += ["--config", f"run={json.dumps(config)}"]
 
     parts = [run_cell.parts(cell, work / cell.scratch().relative_to(BUILD), shards) for cell in stale]
     total = len(stale) + sum(not part.exists() for part in itertools.chain(*parts))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import fcntl
+import functools
 import os
 import re
 import shutil
@@ -163,17 +164,25 @@ def run(
     }
     failure = None
     before = _stamp(cell.path(out))
+    execute = functools.partial(
+        papermill.execute_notebook,
+        str(preflight.notebook(cell.experiment)),
+        str(kept),
+        {**cell.parameters, HANDED_IN: record_as},
+        cwd=str(ROOT),
+        progress_bar=False,
+        stdout_file=sys.stdout if echo else None,
+        stderr_file=sys.stderr if echo else None,
+        extra_arguments=[f"--IPKernelApp.exec_lines=exec({KERNEL_DIES!r}, {{}})"],
+    )
     try:
-        papermill.execute_notebook(
-            str(preflight.notebook(cell.experiment)),
-            str(kept),
-            {**cell.parameters, HANDED_IN: record_as},
-            cwd=str(ROOT),
-            progress_bar=False,
-            stdout_file=sys.stdout if echo else None,
-            stderr_file=sys.stderr if echo else None,
-            extra_arguments=[f"--IPKernelApp.exec_lines=exec({KERNEL_DIES!r}, {{}})"],
-        )
+        try:
+            execute()
+        except RuntimeError as error:
+            # Two kernels that start at once may have chosen the same ports: the second one dies, and begins anew.
+            if "died before replying" not in str(error):
+                raise
+            execute()
     except PapermillExecutionError as error:
         lines = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip().splitlines()
         failure = "\n".join(lines[-8:])
