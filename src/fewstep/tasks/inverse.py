@@ -57,7 +57,7 @@ def projected(model: EpsModel, process: Process, project: Projection) -> EpsMode
     r"""The ε-model whose denoised value is projected: :math:`\varepsilon' = (x - \alpha P(\hat x_0))/\sigma`.
 
     With the projection onto :math:`\{A x = y\}` (:func:`onto_measurements`) this is DDNM (Wang et al. 2022);
-    with that onto a box it is :func:`fewstep.models.clipped`.
+    with that onto a box it is :func:`fewstep.models.protocol.clipped`.
 
     Args:
         model: an ε-model.
