@@ -20,7 +20,7 @@ BOOK_INPUTS := book src data workflow requirements.lock _config.yml _toc.yml
 RUN_OPTIONS = --executor '$(EXECUTOR)' $(if $(JOBS),--jobs $(JOBS)) $(if $(SHARDS),--shards $(SHARDS)) $(if $(DRY_RUN),--dry-run)
 JUPYTER_BOOK = $(BIN)/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml
 
-.PHONY: help book test serve experiments train gpu check bench test-golden test-kill test-slurm lint book-strict venv lock clean
+.PHONY: help book test serve experiments train gpu check bench test-golden test-slow test-kill test-slurm lint book-strict venv lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -33,6 +33,9 @@ book: experiments  ## run what is missing or stale, then render the book to _bui
 
 test: lint  ## lint, check types, run the tests (JOBS=...)
 	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile
+
+test-slow: $(STAMP)  ## the tests that start whole runs of the workflow, kill them, fill the disk (JOBS=...)
+	$(BIN)/python -m pytest -m slow -n $(or $(JOBS),2) --dist loadfile
 
 serve: $(STAMP)  ## show the rendered book on http://localhost:8000 (PORT=...)
 	@[ -f $(SITE)/index.html ] || { echo "nothing is rendered yet: make book" >&2; exit 2; }

@@ -14,6 +14,8 @@ from test_workflow import BODY, PARAMETERS, clone, run, save_notebook
 
 __all__ = ["clone"]  # the fixture
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 
 HOSTILE = [

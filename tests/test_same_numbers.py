@@ -100,6 +100,7 @@ def environment(threads):
     return {**os.environ, **named, "CUDA_VISIBLE_DEVICES": ""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_two_processes_draw_what_one_does(tmp_path, whole, threads):
     """Each draws half of the samples, both at the same time, in batches of 7 and 64."""
@@ -143,6 +144,7 @@ def test_shards_hold_the_same_images(network, whole, name, batch):
     assert apart.max() <= 1 and (apart > 0).double().mean() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("threads", "batch"), [(1, 7), (2, 64)])
 def test_the_command_line_draws_the_same(tmp_path, whole, threads, batch):
     out = tmp_path / "samples.safetensors"

@@ -23,6 +23,8 @@ from fewstep.errors import UserError
 
 pytest.importorskip("papermill")
 pytest.importorskip("snakemake")
+
+pytestmark = pytest.mark.slow
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: mounts, or the reaper of orphans")
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from test_workflow import BODY, PARAMETERS, ROOT, clone, records, run, save_notebook, start, wait_for  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 DRAWING = """\
 import time
 from pathlib import Path
