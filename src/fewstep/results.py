@@ -155,8 +155,8 @@ TOLERANCE: dict[str, tuple[float, float] | None] = {
 Float64 computations repeat to rounding (another processor's or BLAS's last bits, amplified by the steps): 1e-6, with an
 absolute floor where an error reaches rounding itself. Float32 networks differ in the order of their sums between
 machines, and a Fréchet distance of samples passes that on: 3 %. Counts over samples (precision, recall) may move by
-a few samples. A shard states its seconds in its header, whose length moves with their digits: 64 bytes. What rounding to fewer bits changes is not compared, since it depends on the
-processor; nor are wall times, rates and memory.
+a few samples. A shard states its seconds in its header, whose length moves with their digits: 64 bytes. What rounding
+to fewer bits changes is not compared, since it depends on the processor; nor are wall times, rates and memory.
 """
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
