@@ -45,6 +45,48 @@ def test_adapters_recover_the_noise_exactly(process, kind):
     assert (eps - z).abs().max() < tolerance + 1e-14
 
 
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+def test_a_normalised_network_sees_states_of_unit_variance(process):
+    seen = []
+
+    def network(x, t, *labels):
+        seen.append((x, labels))
+        return x
+
+    random = torch.Generator().manual_seed(4)
+    x0, z = (torch.randn(20_000, 1, 1, 1, generator=random, dtype=torch.float64) for _ in range(2))
+    model = models.normalised(network, process)
+    for fraction in (0.1, 0.6, 1.0):
+        time = process.t_min + (process.t_max - process.t_min) * fraction
+        t = torch.full((len(x0),), time, dtype=torch.float64)
+        x = float(process.alpha(time)) * x0 + float(process.sigma(time)) * z
+        model(x, t, "labels")
+        # The sample variance of 20,000 normal numbers has standard deviation 0.01.
+        assert abs(seen[-1][0].var().item() - 1) < 0.05 and seen[-1][1] == ("labels",)
+    assert (model is network) == (type(process) in (schedules.DiscreteVP, schedules.ContinuousVP))
+
+
+def test_a_unet_with_classes():
+    torch.manual_seed(1)
+    network = models.UNet((1, 8, 8), (8, 16), attention_head_dim=0, classes=3)
+    x, t = torch.randn(4, 1, 8, 8), torch.linspace(0, 999, 4)
+    none = network(x, t)
+    assert torch.equal(none, network(x, t, torch.full((4,), 3)))
+    one, other = network(x, t, torch.tensor([0, 1, 2, 0])), network(x, t, torch.tensor([0, 2, 2, 0]))
+    assert not torch.allclose(one[1], other[1]) and torch.allclose(one[[0, 2, 3]], other[[0, 2, 3]], atol=1e-6)
+    assert models.UNet(**network.config).config == network.config
+
+
+def test_a_classifier_of_noisy_images_knows_the_time():
+    torch.manual_seed(2)
+    network = models.NoisyClassifier((1, 8, 8), 10, width=8)
+    x, t = torch.randn(4, 1, 8, 8), torch.tensor([0.0, 10.0, 500.0, 999.0])
+    logits = network(x, t)
+    assert logits.shape == (4, 10)
+    assert torch.allclose(logits[2:3], network(x[2:3], t[2:3]), atol=1e-5)
+    assert not torch.allclose(logits[2], network(x[2:3], t[3:])[0])
+
+
 def test_adapters_keep_the_state_dtype():
     process = schedules.linear_vp()
     x, t = torch.randn(2, 1, 2, 2), torch.tensor([10.0, 500.0])

@@ -318,8 +318,8 @@ def test_the_whole_run():
 @pytest.fixture
 def two_cells(monkeypatch, tmp_path):
     cells = [cell("exact_error", name="a", samples=4), cell("exact_error", name="b", samples=4)]
-    monkeypatch.setattr(results, "cells", lambda profile: cells)
-    monkeypatch.setattr(results, "stale_cells", lambda profile, out: cells[:1])
+    monkeypatch.setattr(results, "cells", lambda profile, **_: cells)
+    monkeypatch.setattr(results, "stale_cells", lambda profile, out, **_: cells[:1])
     return tmp_path
 
 
@@ -342,7 +342,7 @@ def test_too_little_memory_or_disk_is_refused(two_cells, monkeypatch):
 
 def test_a_gpu_that_cannot_hold_one_image_is_refused(two_cells, monkeypatch):
     asked = cell("speed", gpu=True, model="digits-unet", profile="cifar10")
-    monkeypatch.setattr(results, "cells", lambda profile: [asked])
+    monkeypatch.setattr(results, "cells", lambda profile, **_: [asked])
     monkeypatch.setattr(preflight, "_gpu", lambda: ("Toy 1", 2**30))
     outlook = preflight.look_ahead("cifar10", 1, two_cells, every=True)
     assert outlook.problems == [] and "GPU memory" in str(outlook) and "1.0 GiB" in str(outlook)
@@ -353,10 +353,10 @@ def test_a_gpu_that_cannot_hold_one_image_is_refused(two_cells, monkeypatch):
 
 def test_wrong_parameters_and_wrong_weights_stop_before_anything_is_estimated(weights, monkeypatch, tmp_path):
     wrong = [cell(samples=0), cell(name="y", process="linaer")]
-    monkeypatch.setattr(results, "cells", lambda profile: wrong)
+    monkeypatch.setattr(results, "cells", lambda profile, **_: wrong)
     outlook = preflight.look_ahead("digits", 1, tmp_path)
     assert len(outlook.problems) == 2 and outlook.cells == []
-    monkeypatch.setattr(results, "cells", lambda profile: [cell()])
+    monkeypatch.setattr(results, "cells", lambda profile, **_: [cell()])
     (weights / "digits-unet.safetensors").write_bytes(b"")
     outlook = preflight.look_ahead("digits", 1, tmp_path, every=True)
     assert len(outlook.problems) == 1 and "is truncated" in outlook.problems[0] and outlook.cells == []

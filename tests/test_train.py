@@ -96,7 +96,8 @@ def test_batches_are_functions_of_their_key(images, process):
     first, again, other = (train.draw_batch(images, process, 4096, *key) for key in ((1, 7, 0), (1, 7, 0), (1, 8, 0)))
     for a, b, c in zip(first, again, other, strict=True):
         assert torch.equal(a, b) and not torch.equal(a, c)
-    x0, t, z = first
+    x0, t, z, rows = first
+    assert torch.equal(x0, images[rows])
     assert t.dtype == torch.float64 and process.t_min < t.min() and t.max() <= process.t_max
     # Uniform times and standard normal noise, to five standard errors.
     u = (t - process.t_min) / (process.t_max - process.t_min)
@@ -244,8 +245,8 @@ def test_an_average_without_warm_up_has_the_decay_that_was_asked_for(images):
 
 
 def test_flips_mirror_about_half_of_the_images(pixels):
-    plain, t, z = train.draw_batch(pixels, PROCESS, 400, 1, 2)
-    flipped, t2, z2 = train.draw_batch(pixels, PROCESS, 400, 1, 2, flip=True)
+    plain, t, z, _ = train.draw_batch(pixels, PROCESS, 400, 1, 2)
+    flipped, t2, z2, _ = train.draw_batch(pixels, PROCESS, 400, 1, 2, flip=True)
     assert torch.equal(t, t2) and torch.equal(z, z2)  # the coin is thrown last
     mirrored = (flipped == plain.flip(-1)).flatten(1).all(1)
     assert (mirrored | (flipped == plain).flatten(1).all(1)).all()

@@ -35,7 +35,7 @@ from pydantic import (
 
 from fewstep import grids, results, schedules, solvers
 from fewstep.errors import UserError, unknown
-from fewstep.provenance import ROOT
+from fewstep.provenance import ROOT, WEIGHTS
 
 HANDED_IN = "record_as"
 """The one parameter that every experiment has: the arguments of :func:`fewstep.results.recording`."""
@@ -110,7 +110,9 @@ MEANING: dict[str, Any] = {
     "test": Annotated[str, _known("dataset", IMAGES)],
     "process": Annotated[str, _known("process", schedules.PROCESSES)],
     "model": Annotated[str, _weights("unet")],
+    "other": Annotated[str, _weights("unet")],
     "features": Annotated[str, _weights("features", "resnet")],
+    "classifier": Annotated[str, _weights("noisy-classifier")],
     "seed": Annotated[int, Field(ge=0, lt=2**64)],
     "gamma": FiniteFloat,
     "minutes": Annotated[FiniteFloat, Field(gt=0)],
@@ -255,7 +257,7 @@ def wrong_weights(cells: Iterable[results.Cell]) -> list[str]:
     """
     found = []
     entries = manifest()
-    for name in _named(cells, "model", "features"):
+    for name in _named(cells, *WEIGHTS):
         if name not in entries:
             found.append(str(unknown("weights", name, entries)))
             continue
@@ -445,16 +447,16 @@ def need(cell: results.Cell, seen: Iterable[Past], entries: Mapping[str, Any], c
     parameters = complete(cell)
     on_gpu = cuda and cell.gpu
     samples = max(_numbers(parameters.get("samples", 0)))
-    batch = min(parameters.get("batch", 256), max(samples, 1))
+    batch = min(parameters.get("batch", 512), max(samples, 1))
     weights, maps, length = 0.0, 0.0, 0
-    for name, size in (("model", 4), ("features", 8)):
+    for name in WEIGHTS:
         entry = entries.get(parameters.get(name, ""))
         if entry is None:
             continue
         config = entry["config"]
         weights += sum(_size(file) for file in entry.get("shards", [f"{parameters[name]}.safetensors"]))
         width = next((config[key][0] for key in ("channels", "widths") if key in config), config.get("width", 0))
-        maps = max(maps, MAPS * size * width * math.prod(config["shape"][1:]))
+        maps = max(maps, MAPS * (8 if name == "features" else 4) * width * math.prod(config["shape"][1:]))
         if name == "features":
             length = config["widths"][-1] if "widths" in config else config["features"]
     keep = min(parameters.get("keep", samples), samples)
@@ -624,7 +626,8 @@ def look_ahead(
         jobs: how many jobs at a time.
         out: folder of records.
         shards: into how many jobs each cell that can be cut is cut, if not as many as the plan says.
-        every: all cells are to be run, not only those whose record in ``out`` is missing or stale.
+        every: all cells are to be run but those that measure times, not only those whose record in ``out`` is missing
+            or stale.
         here: whether they run on this machine; if not, its memory says nothing.
 
     Raises:
@@ -632,7 +635,7 @@ def look_ahead(
     """
     import psutil
 
-    planned = results.cells(profile)
+    planned = results.cells(profile, timed=not every)
     manifest()
     wrong = mistakes(planned)
     if wrong:
@@ -658,7 +661,7 @@ def look_ahead(
         memory=psutil.virtual_memory().available if here else None,
         disk=min(shutil.disk_usage(_there(folder)).free for folder in places),
         gpu=gpu,
-        checked=tuple(sorted(_named(cells, "model", "features", "dataset", "test"))),
+        checked=tuple(sorted(_named(cells, *WEIGHTS, "dataset", "test"))),
     )
     if outlook.memory is not None and outlook.needed_memory > outlook.memory:
         takes, free = _in_words(outlook.needed_memory), _in_words(outlook.memory)

@@ -63,7 +63,7 @@ def experiments(
         shards: into how many parts to cut the cells that can be cut, if not as many as the plan says.
         out: folder of records.
         work: folder of executed notebooks and shards.
-        every: run all cells, whatever ``out`` holds.
+        every: run all cells but those that measure times, whatever ``out`` holds.
         dry_run: print what would be run and what it would take, and stop.
     """
     settings = HERE / "profiles" / executor / "config.yaml"
@@ -85,7 +85,7 @@ def experiments(
         print(f"{profile}: the records of all {planned} cells are up to date")
     if not stale or dry_run:
         return 0
-    config = {"profile": profile, "out": str(out), "work": str(work)}
+    config = {"profile": profile, "out": str(out), "work": str(work), "timed": "no" if every else "yes"}
     if shards:
         config["shards"] = str(shards)
     command = [
@@ -131,7 +131,7 @@ def experiments(
                 else:
                     tail.append(line)
     signal.signal(signal.SIGINT, interrupt)
-    left = results.stale_cells(profile, out)
+    left = results.stale_cells(profile, out, timed=not every)
     if left or process.returncode:
         if not failures:  # something else than a cell: Snakemake says what
             sys.stderr.writelines(tail[-20:])
@@ -196,9 +196,11 @@ def check(
 ) -> int:
     """Runs every cell of a profile anew and compares each number with the committed record. Returns the exit code.
 
+    Cells that measure the time of a machine are left out.
+
     The arguments are those of :func:`experiments`.
     """
-    planned = results.cells(profile)
+    planned = results.cells(profile, timed=False)
     scratch = BUILD / "check" / profile
     if not dry_run:
         shutil.rmtree(scratch, ignore_errors=True)

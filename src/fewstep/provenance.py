@@ -33,13 +33,16 @@ from typing import Any
 
 from .errors import UserError, unknown
 
-__all__ = ["OUTSIDE", "ROOT", "cell_key", "device_name", "package_versions", "revision", "weights_of"]
+__all__ = ["OUTSIDE", "ROOT", "WEIGHTS", "cell_key", "device_name", "package_versions", "revision", "weights_of"]
 
 ROOT = Path(os.environ.get("FEWSTEP_ROOT") or Path(__file__).resolve().parents[2])
 """The clone that holds the notebooks, the weights and the records (``FEWSTEP_ROOT`` names another one)."""
 
 OUTSIDE = frozenset(f"fewstep.{name}" for name in ("results", "provenance", "figures", "cli", "errors", "files"))
 """Modules that determine no number: a change of the records' layout, a plot or a message makes nothing stale."""
+
+WEIGHTS = ("model", "other", "features", "classifier")
+"""The parameters that name networks."""
 
 REGISTRY = ("SOLVERS", "ALIASES", "FIRST_ORDER", "RISING", "DDIM_LAST", "_table")
 """The names in ``fewstep.solvers`` that list the solvers."""
@@ -72,7 +75,7 @@ def cell_key(experiment: str, parameters: Mapping[str, Any], root: Path = ROOT) 
 
 
 def weights_of(parameters: Mapping[str, Any], root: Path = ROOT) -> dict[str, str]:
-    """SHA-256 of the weight files that the parameters ``model`` and ``features`` name, from the checkpoints' manifest.
+    """SHA-256 of the weight files that the parameters in :data:`WEIGHTS` name, from the checkpoints' manifest.
 
     Raises:
         UserError: if the manifest does not know the name.
@@ -82,7 +85,7 @@ def weights_of(parameters: Mapping[str, Any], root: Path = ROOT) -> dict[str, st
     if manifest.exists():
         known = {Path(file).stem: entry["sha256"] for file, entry in json.loads(manifest.read_text("utf-8")).items()}
     found = {}
-    for name in filter(None, (parameters.get("model"), parameters.get("features"))):
+    for name in filter(None, map(parameters.get, WEIGHTS)):
         if name not in known:
             raise unknown("weights", name, known)
         found[name] = known[name]

@@ -76,7 +76,7 @@ TRAINING = "train"
 Only ``make train`` and ``make gpu`` run them: the weights are an input of the others.
 """
 
-METRICS = {
+METRICS: dict[str, str] = {
     "frechet_distance": "Fréchet distance",
     "kernel_distance": "kernel distance (KID)",
     "precision": "precision",
@@ -100,7 +100,7 @@ METRICS = {
     "diversity": "standard deviation per pixel between completions",
     "recovered": "share of images recovered",
     "seconds": "wall time (s)",
-    "bytes": (0.0, 64.0),
+    "bytes": "size (bytes)",
     "peak_bytes": "peak memory (bytes)",
     "likelihood_error": "mean error of the log-density, bits per dimension",
     "bits_error": "error of the mean bits per dimension",
@@ -509,7 +509,7 @@ def recording(
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of an experiment's notebook; ``shards`` and ``gpu`` as in :class:`Experiment`."""
+    """One run of an experiment's notebook; ``shards``, ``gpu`` and ``timed`` as in :class:`Experiment`."""
 
     profile: str
     experiment: str
@@ -517,6 +517,7 @@ class Cell:
     parameters: dict[str, Any]
     shards: int | None = None
     gpu: bool = False
+    timed: bool = False
 
     def path(self, folder: Path = RESULTS) -> Path:
         """The file of its record."""
@@ -540,12 +541,14 @@ class Experiment(_Strict):
         shards: into how many jobs a cell's samples are cut; None if the notebook does not draw by
             :meth:`Recorder.collect`.
         gpu: whether a job takes a GPU where there is one.
+        timed: whether it measures the time of the machine that runs it, which no other run gives again.
     """
 
     parameters: dict[str, Any] = {}
     cells: dict[Name, dict[str, Any]] = Field(min_length=1)
     shards: int | None = Field(default=None, ge=1)
     gpu: bool = False
+    timed: bool = False
 
 
 def planned(root: Path = ROOT) -> dict[str, dict[str, Experiment]]:
@@ -592,8 +595,14 @@ def profiles(root: Path = ROOT) -> list[str]:
     return [profile for profile, experiments in planned(root).items() if experiments]
 
 
-def cells(profile: str, experiment: str | None = None, root: Path = ROOT) -> list[Cell]:
+def cells(profile: str, experiment: str | None = None, root: Path = ROOT, *, timed: bool = True) -> list[Cell]:
     """The cells of a profile, training left out, or those of one of its experiments, from ``workflow/experiments.yml``.
+
+    Args:
+        profile: which.
+        experiment: one of the profile's, training too.
+        root: of the project.
+        timed: whether those are among them that measure the time of a machine.
 
     Raises:
         UserError: if the file does not fit its schema, or has no such profile or experiment.
@@ -605,9 +614,10 @@ def cells(profile: str, experiment: str | None = None, root: Path = ROOT) -> lis
         raise unknown(f"experiment of profile {profile}", experiment, experiments)
     wanted = [experiment] if experiment else [name for name in experiments if not is_training(name)]
     return [
-        Cell(profile, name, cell, parameters, experiments[name].shards, experiments[name].gpu)
-        for name in wanted
-        for cell, parameters in experiments[name].cells.items()
+        Cell(profile, name, cell, parameters, planned_as.shards, planned_as.gpu, planned_as.timed)
+        for name, planned_as in [(name, experiments[name]) for name in wanted]
+        if timed or not planned_as.timed
+        for cell, parameters in planned_as.cells.items()
     ]
 
 
@@ -621,14 +631,16 @@ def training(profile: str, root: Path = ROOT) -> list[str]:
     return [name for name in planned(root).get(profile, {}) if is_training(name)]
 
 
-def stale_cells(profile: str, folder: Path | str = RESULTS, root: Path = ROOT) -> list[Cell]:
+def stale_cells(profile: str, folder: Path | str = RESULTS, root: Path = ROOT, *, timed: bool = True) -> list[Cell]:
     """The cells of a profile whose record is missing from a folder, or was made by something else than stands here now.
+
+    The arguments are those of :func:`cells`.
 
     Raises:
         UserError: as :func:`cells` and :func:`read` do.
     """
     stale = []
-    for cell in cells(profile, root=root):
+    for cell in cells(profile, root=root, timed=timed):
         key, path = cell.key(root), cell.path(Path(folder))
         if not path.exists() or read(path).provenance.key != key:
             stale.append(cell)

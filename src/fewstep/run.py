@@ -191,7 +191,7 @@ def generate(
     ids: Iterable[int],
     *,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int = 512,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     autocast: torch.dtype | None = None,

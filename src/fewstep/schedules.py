@@ -223,8 +223,18 @@ class SubVP(ContinuousVP):
         return self._t_of_log_alpha(-np.arcsinh(np.asarray(rho, dtype=np.float64) / 2.0))
 
 
+class _Unscaled(Process):
+    r"""Variance-exploding: :math:`\alpha = 1`, so :math:`\rho = \sigma`."""
+
+    def log_alpha(self, t: ArrayLike) -> Float:
+        return np.zeros_like(np.asarray(t, dtype=np.float64))
+
+    def dlog_alpha(self, t: ArrayLike) -> Float:
+        return np.zeros_like(np.asarray(t, dtype=np.float64))
+
+
 @dataclass(frozen=True)
-class VE(Process):
+class VE(_Unscaled):
     r"""The VE SDE (score SDE, Eq. 9 and App. C), t in [0, 1].
 
     :math:`\alpha = 1` and :math:`\sigma = \sigma_{min}(\sigma_{max}/\sigma_{min})^t`.
@@ -242,14 +252,8 @@ class VE(Process):
             raise ValueError("0 < sigma_min < sigma_max is needed")
         object.__setattr__(self, "prior_std", self.sigma_max)
 
-    def log_alpha(self, t: ArrayLike) -> Float:
-        return np.zeros_like(np.asarray(t, dtype=np.float64))
-
     def rho(self, t: ArrayLike) -> Float:
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** np.asarray(t, dtype=np.float64)
-
-    def dlog_alpha(self, t: ArrayLike) -> Float:
-        return np.zeros_like(np.asarray(t, dtype=np.float64))
 
     def drho(self, t: ArrayLike) -> Float:
         return self.rho(t) * np.log(self.sigma_max / self.sigma_min)
@@ -260,7 +264,7 @@ class VE(Process):
 
 
 @dataclass(frozen=True)
-class EDM(Process):
+class EDM(_Unscaled):
     r"""EDM's process (EDM, Table 1): α = 1 and the time *is* the noise level, σ(t) = t."""
 
     sigma_max: float = 80.0
@@ -275,14 +279,8 @@ class EDM(Process):
         object.__setattr__(self, "t_max", self.sigma_max)
         object.__setattr__(self, "prior_std", self.sigma_max)
 
-    def log_alpha(self, t: ArrayLike) -> Float:
-        return np.zeros_like(np.asarray(t, dtype=np.float64))
-
     def rho(self, t: ArrayLike) -> Float:
         return np.asarray(t, dtype=np.float64)
-
-    def dlog_alpha(self, t: ArrayLike) -> Float:
-        return np.zeros_like(np.asarray(t, dtype=np.float64))
 
     def drho(self, t: ArrayLike) -> Float:
         return np.ones_like(np.asarray(t, dtype=np.float64))
@@ -292,7 +290,7 @@ class EDM(Process):
 
 
 @dataclass(frozen=True)
-class BrownianVE(Process):
+class BrownianVE(_Unscaled):
     r"""EDM's form of VE (EDM, Table 1): α = 1 and :math:`\sigma(t) = \sqrt t`, data plus Brownian motion at time t.
 
     Its noise levels are those of :class:`VE`; only the clock differs, and with it what a Runge-Kutta method in t does.
@@ -310,14 +308,8 @@ class BrownianVE(Process):
         object.__setattr__(self, "t_max", self.sigma_max**2)
         object.__setattr__(self, "prior_std", self.sigma_max)
 
-    def log_alpha(self, t: ArrayLike) -> Float:
-        return np.zeros_like(np.asarray(t, dtype=np.float64))
-
     def rho(self, t: ArrayLike) -> Float:
         return np.sqrt(np.asarray(t, dtype=np.float64))
-
-    def dlog_alpha(self, t: ArrayLike) -> Float:
-        return np.zeros_like(np.asarray(t, dtype=np.float64))
 
     def drho(self, t: ArrayLike) -> Float:
         with np.errstate(divide="ignore"):

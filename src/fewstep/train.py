@@ -26,7 +26,7 @@ from tqdm import tqdm, trange
 from .data import Dataset, to_float
 from .errors import UserError
 from .files import write_atomically
-from .models.protocol import EpsModel, coefficients
+from .models.protocol import EpsModel, coefficients, normalised
 from .schedules import Process
 
 __all__ = [
@@ -133,8 +133,10 @@ def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
 
 def draw_batch(
     images: Tensor, process: Process, batch: int, *key: int, flip: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""A training batch, a function of ``key``: clean images, times uniform on (t_min, t_max], standard normal noise.
+
+    The fourth tensor says which images they are.
 
     Times are drawn from the continuous axis for discrete processes too: Runge–Kutta stages and fractional grids ask the
     network between its labels. They are on the CPU, images and noise on the device of the images; with ``flip`` each
@@ -148,7 +150,13 @@ def draw_batch(
     source = random if device.type == "cpu" else generator(*key, device=device)
     z = torch.randn((batch, *images.shape[1:]), generator=source, device=device)
     x0 = to_float(images[rows.to(device)])
-    return (mirror(x0, random) if flip else x0), t, z
+    return (mirror(x0, random) if flip else x0), t, z, rows
+
+
+def _labels(labels: Tensor, classes: int, unlabelled: float, *key: int) -> Tensor:
+    """The labels of a batch, each replaced by *no class* with this probability, a function of ``key``."""
+    without = torch.rand(len(labels), generator=generator(*key, 1)) < unlabelled
+    return torch.where(without, classes, labels)
 
 
 def mirror(images: Tensor, random: torch.Generator) -> Tensor:
@@ -167,8 +175,13 @@ def train_denoiser(
     on_step: Callable[[int], None] | None = None,
     limit: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
+    *,
+    labels: Tensor | None = None,
+    unlabelled: float = 0.1,
 ) -> Training:
     r"""Train an ε-model by :math:`\min E\,\|\varepsilon_\theta(\alpha_t x_0 + \sigma_t z, t) - z\|^2` (DDPM, Eq. 14).
+
+    The network sees states of unit variance (:func:`fewstep.models.normalised`), as it must where it is used.
 
     Args:
         build: makes the network; called with torch's generator seeded by ``settings.seed``.
@@ -181,6 +194,9 @@ def train_denoiser(
         on_step: called after every step with the number of steps done; an exception ends the training there.
         limit: seconds after which this call saves its state and returns, finished or not.
         clock: gives the time in seconds.
+        labels: (N,) for a network with ``classes``: it learns each image with its label, and with the label that
+            means *no class* with probability ``unlabelled`` (Ho & Salimans 2022, Algorithm 1).
+        unlabelled: that probability.
 
     Returns:
         The averaged network and the losses.
@@ -235,13 +251,14 @@ def train_denoiser(
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr_at(step, result.seconds)
             key = (settings.seed, step, accelerator.process_index)
-            x0, t, z = draw_batch(images, process, settings.batch, *key, flip=settings.flip)
+            x0, t, z, rows = draw_batch(images, process, settings.batch, *key, flip=settings.flip)
+            given = () if labels is None else (_labels(labels[rows], network.classes, unlabelled, *key).to(x0.device),)
             alpha, sigma = coefficients(process, t, x0)
             x = alpha * x0 + sigma * z
             if settings.fast:
                 x = x.contiguous(memory_format=torch.channels_last)
             with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.fast):
-                loss = (model(x, t.to(x)) - z).square().mean()
+                loss = (normalised(model, process)(x, t.to(x), *given) - z).square().mean()
             optimizer.zero_grad()
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), settings.clip)
@@ -402,6 +419,7 @@ def train_classifier(
     augment: Callable[[Tensor, torch.Generator], Tensor] = shift,
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = adamw,
     smoothing: float = 0.0,
+    process: Process | None = None,
     device: torch.device | str = "cpu",
 ) -> Training:
     """Train a classifier by cross-entropy, on images shifted by up to one pixel unless ``augment`` says otherwise.
@@ -414,6 +432,7 @@ def train_classifier(
         augment: changes a batch at random.
         optimizer: makes the optimiser.
         smoothing: the share of each label that is spread over all classes.
+        process: for a classifier of noisy images, ``model(x, t)``: each image is brought to a random time of it.
         device: where to train.
 
     Returns:
@@ -441,7 +460,8 @@ def train_classifier(
                 if settings.fast:
                     x = x.contiguous(memory_format=torch.channels_last)
                 with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.fast):
-                    loss = cross_entropy(model(x), labels[rows], label_smoothing=smoothing)
+                    logits = model(x) if process is None else _noisy(model, x, process, random)
+                    loss = cross_entropy(logits, labels[rows], label_smoothing=smoothing)
                 descent.zero_grad()
                 loss.backward()
                 descent.step()
@@ -453,6 +473,16 @@ def train_classifier(
     result.seconds, result.steps = time.perf_counter() - started, settings.steps
     model.cpu().eval().requires_grad_(False)
     return result
+
+
+def _noisy(model: nn.Module, x0: Tensor, process: Process, random: torch.Generator) -> Tensor:
+    """What a classifier says of images at random times."""
+    t = process.t_min + (process.t_max - process.t_min) * (
+        1 - torch.rand(len(x0), generator=random, dtype=torch.float64)
+    )
+    alpha, sigma = coefficients(process, t, x0)
+    x = alpha * x0 + sigma * torch.randn(x0.shape, generator=random).to(x0)
+    return normalised(model, process)(x, t.to(x))
 
 
 @torch.no_grad()

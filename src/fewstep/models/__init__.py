@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from .checkpoints import load, manifest, save
-from .features import FeatureNet, ResNet
-from .protocol import EpsModel, clipped, coefficients, from_score, from_v, from_x0, thresholded
+from .features import FeatureNet, NoisyClassifier, ResNet
+from .protocol import EpsModel, clipped, coefficients, from_score, from_v, from_x0, normalised, thresholded
 from .unet import UNet
 
 __all__ = [
     "EpsModel",
     "FeatureNet",
+    "NoisyClassifier",
     "ResNet",
     "UNet",
     "clipped",
@@ -19,6 +20,7 @@ __all__ = [
     "from_x0",
     "load",
     "manifest",
+    "normalised",
     "save",
     "thresholded",
 ]

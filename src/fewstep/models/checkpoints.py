@@ -57,7 +57,18 @@ def _resnet(config: dict[str, Any]) -> nn.Module:
     return ResNet(**config)
 
 
-KINDS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {"unet": _unet, "features": _features, "resnet": _resnet}
+def _noisy_classifier(config: dict[str, Any]) -> nn.Module:
+    from .features import NoisyClassifier
+
+    return NoisyClassifier(**config)
+
+
+KINDS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
+    "unet": _unet,
+    "features": _features,
+    "resnet": _resnet,
+    "noisy-classifier": _noisy_classifier,
+}
 """Constructors of networks from their configuration, by kind."""
 
 

@@ -1,12 +1,14 @@
-"""The feature networks: small classifiers whose last hidden layer is the space that the metrics measure in."""
+"""Classifiers: those whose last hidden layer is the space that the metrics measure in, and one of noisy images."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["FeatureNet", "ResNet"]
+__all__ = ["FeatureNet", "NoisyClassifier", "ResNet"]
 
 
 class FeatureNet(nn.Module):
@@ -105,3 +107,42 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
+
+
+class NoisyClassifier(nn.Module):
+    """A convolutional classifier of noisy images, for guidance: ``model(x, t)``, logits (B, classes).
+
+    A sinusoidal embedding of the time scales and shifts the maps after each convolution.
+
+    Args:
+        shape: (channels, height, width) of an image, height and width divisible by 4.
+        classes: number of classes.
+        width: channels of the first convolution; the others have twice as many.
+        time_scale: factor from the process's t to the unit of the embedding (about 0..1000).
+    """
+
+    def __init__(self, shape: Sequence[int], classes: int, width: int = 32, time_scale: float = 1.0) -> None:
+        super().__init__()
+        self.config = {"shape": list(shape), "classes": classes, "width": width, "time_scale": time_scale}
+        self.time_scale = time_scale
+        self.frequencies = 32
+        self.embed = nn.Sequential(nn.Linear(2 * self.frequencies, 128), nn.SiLU())
+        widths = [shape[0], width, 2 * width, 2 * width, 2 * width]
+        pairs = list(itertools.pairwise(widths))
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairs)
+        self.norms = nn.ModuleList(nn.GroupNorm(8, b) for _, b in pairs)
+        self.films = nn.ModuleList(nn.Linear(128, 2 * b) for _, b in pairs)
+        self.pool = nn.AvgPool2d(2)
+        self.head = nn.Linear(2 * width * (shape[1] // 4) * (shape[2] // 4), classes)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """The logits of states ``x`` (B, C, H, W) at the times ``t`` (B,)."""
+        rates = torch.logspace(0, -4, self.frequencies, device=x.device, dtype=x.dtype)
+        angles = t.to(x)[:, None] * self.time_scale * rates
+        level = self.embed(torch.cat([angles.sin(), angles.cos()], 1))
+        for i, (convolution, norm, film) in enumerate(zip(self.convolutions, self.norms, self.films, strict=True)):
+            scale, shift = film(level)[:, :, None, None].chunk(2, 1)
+            x = nn.functional.silu(norm(convolution(x)) * (1 + scale) + shift)
+            if i in (1, 3):
+                x = self.pool(x)
+        return self.head(x.flatten(1))

@@ -8,14 +8,15 @@ With :math:`x = \alpha x_0 + \sigma z`, knowing :math:`x` and one of :math:`x_0`
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..schedules import Process
 
-__all__ = ["EpsModel", "clipped", "coefficients", "from_score", "from_v", "from_x0", "thresholded"]
+__all__ = ["EpsModel", "clipped", "coefficients", "from_score", "from_v", "from_x0", "normalised", "thresholded"]
 
 
 class EpsModel(Protocol):
@@ -64,6 +65,24 @@ def from_score(model: Callable[[Tensor, Tensor], Tensor], process: Process) -> E
     def eps(x: Tensor, t: Tensor) -> Tensor:
         _, sigma = coefficients(process, t, x)
         return -sigma * model(x, t)
+
+    return eps
+
+
+def normalised(model: EpsModel, process: Process) -> EpsModel:
+    r"""The ε-model of a network whose input has unit variance whatever the process: ``model(x / √(α² + σ²), t)``.
+
+    What a network is trained and used through where states grow with the noise, as those of the variance-exploding
+    process do (EDM, §5, whose :math:`c_\mathrm{in}` this is for data of unit variance). For variance-preserving
+    processes it is the network itself. Labels and other arguments are handed on.
+    """
+    ends = np.array([process.t_max, 0.5 * (process.t_min + process.t_max)])
+    if np.allclose(process.alpha(ends) ** 2 + process.sigma(ends) ** 2, 1.0, rtol=0.0, atol=1e-12):
+        return model
+
+    def eps(x: Tensor, t: Tensor, *arguments: Any) -> Tensor:
+        alpha, sigma = coefficients(process, t, x)
+        return model(x / torch.hypot(alpha, sigma), t, *arguments)
 
     return eps
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["UNet"]
 
 
 class UNet(nn.Module):
-    """An unconditional U-Net, ``model(x, t) -> eps``.
+    """A U-Net, ``model(x, t) -> eps``; one with classes also ``model(x, t, labels)``.
 
     A plain residual block stack per resolution; self-attention between the two halves, where the image is smallest
     and attention costs least, and at the resolutions that ask for it.
@@ -23,6 +24,7 @@ class UNet(nn.Module):
         norm_num_groups: groups of each group norm; divides every width.
         time_scale: factor from the process's t to the unit of the sinusoidal embedding (about 0..1000).
         attention: numbers of the levels, 0 the finest, whose blocks attend too.
+        classes: how many classes it knows; the label ``classes``, or none, means *no class*.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class UNet(nn.Module):
         norm_num_groups: int = 8,
         time_scale: float = 1.0,
         attention: Sequence[int] = (),
+        classes: int = 0,
     ) -> None:
         from diffusers import UNet2DModel  # here, not above: it takes seconds to import
 
@@ -46,9 +49,11 @@ class UNet(nn.Module):
             "norm_num_groups": norm_num_groups,
             "time_scale": time_scale,
             "attention": list(attention),
+            "classes": classes,
         }
         attends = [attention_head_dim > 0 and level in attention for level in range(len(channels))]
         self.time_scale = time_scale
+        self.classes = classes
         self.net = UNet2DModel(
             sample_size=tuple(shape[1:]),
             in_channels=shape[0],
@@ -60,10 +65,14 @@ class UNet(nn.Module):
             norm_num_groups=norm_num_groups,
             add_attention=attention_head_dim > 0,
             attention_head_dim=attention_head_dim or None,
+            num_class_embeds=classes + 1 if classes else None,
         )
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """ε in the dtype of ``x``; the network itself computes in the dtype of its weights."""
+        if self.classes and labels is None:
+            labels = torch.full((len(x),), self.classes, device=x.device)
         weight = self.net.conv_in.weight  # type: ignore[attr-defined]
-        eps = self.net(x.to(weight.dtype), t.to(weight.dtype) * self.time_scale, return_dict=False)[0]  # type: ignore[operator]
+        times = t.to(weight.dtype) * self.time_scale
+        eps = self.net(x.to(weight.dtype), times, class_labels=labels, return_dict=False)[0]  # type: ignore[operator]
         return eps.to(x.dtype)
