@@ -34,9 +34,15 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture
 def clone(tmp_path):
-    """What of a clone makes records; there are none yet."""
+    """What of a clone makes records and says of which revision they are; there are none yet."""
     folder = tmp_path / "a clone"
-    for name in ("src", "book/experiments", "data/checkpoints", "workflow"):
+    for name in (
+        "src",
+        "book/experiments",
+        "data/checkpoints",
+        "workflow",
+        *([".git"] if (ROOT / ".git").is_dir() else []),
+    ):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     return folder
 
