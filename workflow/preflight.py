@@ -112,7 +112,7 @@ MEANING: dict[str, Any] = {
     "model": Annotated[str, _weights("unet")],
     "other": Annotated[str, _weights("unet")],
     "features": Annotated[str, _weights("features", "resnet")],
-    "classifier": Annotated[str, _weights("noisy-classifier")],
+    "guide": Annotated[str, _weights("noisy-classifier")],
     "seed": Annotated[int, Field(ge=0, lt=2**64)],
     "gamma": FiniteFloat,
     "minutes": Annotated[FiniteFloat, Field(gt=0)],

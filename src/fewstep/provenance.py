@@ -41,7 +41,7 @@ ROOT = Path(os.environ.get("FEWSTEP_ROOT") or Path(__file__).resolve().parents[2
 OUTSIDE = frozenset(f"fewstep.{name}" for name in ("results", "provenance", "figures", "cli", "errors", "files"))
 """Modules that determine no number: a change of the records' layout, a plot or a message makes nothing stale."""
 
-WEIGHTS = ("model", "other", "features", "classifier")
+WEIGHTS = ("model", "other", "features", "guide")
 """The parameters that name networks."""
 
 REGISTRY = ("SOLVERS", "ALIASES", "FIRST_ORDER", "RISING", "DDIM_LAST", "_table")
