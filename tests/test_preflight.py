@@ -94,6 +94,9 @@ def test_data_sets_are_as_large_as_stated():
             {"noises": ["much"]},
             "noises[0]: Input should be a valid number, like the notebook's [0.02, 0.05, 0.1]",
         ),
+        ("guidance", {"weights": [1.0, -0.5]}, "weights[1]: Input should be greater than or equal to 0"),
+        ("predictor_corrector", {"predictors": ["ancestrel"]}, "predictors: unknown predictor 'ancestrel'; did you mean ancestral"),
+        ("predictor_corrector", {"snrs": [0.0]}, "snrs[0]: Input should be greater than 0"),
         ("time_grids", {"grid_options": {"rho7": 3}}, "grid_options['rho7']: Input should be a valid dictionary"),
         ("frecht", {}, "unknown experiment 'frecht'; did you mean frechet"),
     ],
@@ -235,6 +238,8 @@ def test_work_is_calls_times_samples():
     # What a cell does not say its notebook does: 8 budgets, 3 grids, 2 processes, 16 samples.
     assert preflight.work(cell("exact_error", solvers=["ddim", "euler"])) == 2 * 3 * 2 * 1585 * 16
     assert preflight.work(cell("gamma_sweep", gammas=[1.0, 2.0], budgets=[5], seeds=[0], samples=10)) == 2 * 5 * 10
+    guided = cell("guidance", solvers={"ddim": ["uniform"]}, weights=[0.0, 2.0, 4.0], budgets=[5], samples=10)
+    assert preflight.work(guided) == 3 * 5 * 10
     assert preflight.work(cell("denoiser_error", budget=50, samples=200)) == 50 * 200
     assert preflight.work(cell("baseline")) == 0
 

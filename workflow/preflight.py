@@ -36,6 +36,7 @@ from pydantic import (
 from fewstep import grids, results, schedules, solvers
 from fewstep.errors import UserError, unknown
 from fewstep.provenance import ROOT, WEIGHTS
+from fewstep.solvers.score_sde import PREDICTORS
 
 HANDED_IN = "record_as"
 """The one parameter that every experiment has: the arguments of :func:`fewstep.results.recording`."""
@@ -114,6 +115,9 @@ MEANING: dict[str, Any] = {
     "features": Annotated[str, _weights("features", "resnet")],
     "guide": Annotated[str, _weights("noisy-classifier")],
     "seed": Annotated[int, Field(ge=0, lt=2**64)],
+    "predictor": Annotated[str, _known("predictor", PREDICTORS)],
+    "weight": Annotated[FiniteFloat, Field(ge=0)],
+    "snr": Annotated[FiniteFloat, Field(gt=0)],
     "gamma": FiniteFloat,
     "minutes": Annotated[FiniteFloat, Field(gt=0)],
     "keep": Annotated[int, Field(ge=0)],
@@ -121,7 +125,10 @@ MEANING: dict[str, Any] = {
 }
 """What a parameter of this name is in every notebook; where a notebook's own value is a list, each of its values."""
 
-PLURAL = {"processes": "process", **{f"{name}s": name for name in ("solver", "grid", "seed", "gamma", "budget")}}
+PLURAL = {
+    "processes": "process",
+    **{f"{name}s": name for name in ("solver", "grid", "seed", "gamma", "budget", "predictor", "weight", "snr")},
+}
 
 
 def _schema(name: str, default: Any) -> Any:
@@ -355,9 +362,10 @@ def _count(value: Any) -> int:
 
 
 def sets_of_samples(parameters: Mapping[str, Any]) -> int:
-    """Sets of samples: solvers × grids × processes × γ × budgets × seeds."""
+    """Sets of samples: solvers × grids × processes × γ × predictors × guidance weights × budgets × seeds."""
     own_grids = isinstance(parameters.get("solvers"), dict)
-    names = ("solvers", "processes", "gammas", "budgets", "seeds", *(() if own_grids else ("grids",)))
+    names = ("solvers", "processes", "gammas", "predictors", "weights", "budgets", "seeds")
+    names += () if own_grids else ("grids",)
     return math.prod(_count(parameters[name]) for name in names if name in parameters)
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "error_against_nfe",
     "extrapolation",
     "gamma_sweep",
+    "guidance",
     "image_grid",
     "ingredients",
     "inpainting",
@@ -928,6 +929,48 @@ def inpainting(records: Records) -> Figure:
         ax.set(title=title, xlabel="fraction known", ylim=(0, None))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def guidance(records: Records) -> Figure:
+    """Accuracy, Fréchet distance of a class, diversity and excess against the guidance weight, a line for each solver.
+
+    A row of panels for each kind of guidance, at its largest budget of calls. Dotted is the data themselves.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    rows = [row for row in _rows(records) if "class" not in row]
+    kinds = _values(_rows(records, metric="excess"), "guidance")
+    panels = {
+        "accuracy": "accuracy",
+        "frechet_distance": "Fréchet distance of a class",
+        "diversity": "diversity",
+        "excess": "excess over [−1, 1]",
+    }
+    figure, axes = _new(len(kinds), len(panels), figsize=(9.0, 2.6 * len(kinds)), sharex=True)
+    for kind, line_of_axes in zip(kinds, axes, strict=True):
+        of_kind = [row for row in rows if row.get("guidance") == kind]
+        most = max(row["budget"] for row in of_kind)
+        weights = sorted(_values(of_kind, "weight"))
+        for ax, (metric, text) in zip(line_of_axes, panels.items(), strict=True):
+            chosen = [row for row in of_kind if row["metric"] == metric and row["budget"] == most]
+            for name in (name for name in SOLVERS if name in _values(chosen, "solver")):
+                _draw(ax, [row for row in chosen if row["solver"] == name], "weight", False, **line(name))
+            for value in {row["value"] for row in rows if row["metric"] == metric and row.get("of") == "data"}:
+                ax.axhline(value, color=GREY, linewidth=0.8, linestyle=":")
+            # Weights are doubled from one to the next, but begin at 0.
+            ax.set_xscale("symlog", linthresh=1.0, base=2)
+            ax.set_xticks(weights, [f"{weight:g}" for weight in weights])
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.set_title(text)
+        line_of_axes[0].set_ylabel(f"{kind} guidance")
+        _plain_log(line_of_axes[1].yaxis)
+        line_of_axes[3].set_yscale("log")
+    for ax in axes[-1]:
+        ax.set_xlabel("guidance weight")
+    for ax in axes[:, 3]:
+        direct_labels(ax)
     return figure
 
 
