@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow"))
 
 import preflight  # noqa: E402
+import schema  # noqa: E402
 from test_profiles_are_data import listing  # noqa: E402
 from test_workflow import clone, run  # noqa: E402
 
@@ -40,13 +41,13 @@ def test_what_is_planned_fits_its_notebooks():
             *(c for name in results.training(profile) for c in results.cells(profile, name)),
         ]
         # The weights of a profile are there only when it has been trained.
-        assert [line for line in preflight.mistakes(cells) if "unknown weights" not in line] == []
+        assert [line for line in schema.mistakes(cells) if "unknown weights" not in line] == []
 
 
 def test_data_sets_are_as_large_as_stated():
-    assert preflight.IMAGES.keys() == data.DATASETS.keys()
+    assert schema.IMAGES.keys() == data.DATASETS.keys()
     images = data.load("digits").images
-    assert preflight.IMAGES["digits"] == (len(images), math.prod(images.shape[1:]))
+    assert schema.IMAGES["digits"] == (len(images), math.prod(images.shape[1:]))
 
 
 @pytest.mark.parametrize(
@@ -95,14 +96,18 @@ def test_data_sets_are_as_large_as_stated():
             "noises[0]: Input should be a valid number, like the notebook's [0.02, 0.05, 0.1]",
         ),
         ("guidance", {"weights": [1.0, -0.5]}, "weights[1]: Input should be greater than or equal to 0"),
-        ("predictor_corrector", {"predictors": ["ancestrel"]}, "predictors: unknown predictor 'ancestrel'; did you mean ancestral"),
+        (
+            "predictor_corrector",
+            {"predictors": ["ancestrel"]},
+            "predictors: unknown predictor 'ancestrel'; did you mean ancestral",
+        ),
         ("predictor_corrector", {"snrs": [0.0]}, "snrs[0]: Input should be greater than 0"),
         ("time_grids", {"grid_options": {"rho7": 3}}, "grid_options['rho7']: Input should be a valid dictionary"),
         ("frecht", {}, "unknown experiment 'frecht'; did you mean frechet"),
     ],
 )
 def test_a_parameter_that_cannot_be_meant_is_one_line(experiment, parameters, complaint):
-    lines = preflight.mistakes([cell(experiment, **parameters)])
+    lines = schema.mistakes([cell(experiment, **parameters)])
     assert len(lines) == 1 and "\n" not in lines[0]
     where = "" if experiment == "frecht" else f"digits/{experiment}/x: "
     assert lines[0].startswith(where + complaint), lines
@@ -117,11 +122,11 @@ def test_a_value_may_be_of_the_kind_of_the_notebooks():
         cell("fd_cifar", gammas=[]),  # as in the notebook
         cell("train_unet", minutes=0.5, unet={"channels": [4, 4], "layers": 1}),
     ]
-    assert preflight.mistakes(good) == []
+    assert schema.mistakes(good) == []
 
 
 def test_a_mistake_that_cells_share_is_told_once():
-    lines = preflight.mistakes([cell(name=name, process="linaer") for name in ("a", "b", "c")])
+    lines = schema.mistakes([cell(name=name, process="linaer") for name in ("a", "b", "c")])
     assert lines == [
         "digits/frechet/a and 2 more: process: unknown process 'linaer'; did you mean linear, scaled-linear, cosine?"
     ]
@@ -140,8 +145,8 @@ def test_a_notebook_without_parameters_is_named(tmp_path, monkeypatch, source, c
     path = tmp_path / "book/experiments/toy.ipynb"
     path.parent.mkdir(parents=True)
     path.write_text(source)
-    monkeypatch.setattr(preflight, "ROOT", tmp_path)
-    lines = preflight.mistakes([cell("toy", name=name) for name in "ab"])
+    monkeypatch.setattr(schema, "ROOT", tmp_path)
+    lines = schema.mistakes([cell("toy", name=name) for name in "ab"])
     assert len(lines) == 1 and lines[0].startswith(f"{path}: ") and complaint in lines[0]
 
 
@@ -153,7 +158,7 @@ def weights(tmp_path, monkeypatch):
     """A copy of the shipped weights that may be damaged."""
     folder = tmp_path / "checkpoints"
     shutil.copytree(checkpoints.FOLDER, folder)
-    monkeypatch.setattr(preflight, "CHECKPOINTS", folder)
+    monkeypatch.setattr(schema, "CHECKPOINTS", folder)
     monkeypatch.setattr(checkpoints, "FOLDER", folder)
     return folder
 
@@ -188,7 +193,7 @@ def test_weights_that_the_manifest_does_not_know_and_a_manifest_that_is_none(wei
     assert preflight.wrong_weights([cell("sanity")]) == ["unknown weights 'cifar10-features'; known:"]
     (weights / "manifest.json").write_text("{")
     with pytest.raises(results.UserError, match=r"manifest.json is not valid JSON; restore it"):
-        preflight.manifest()
+        schema.manifest()
 
 
 def test_data_is_where_it_is_said_to_be(tmp_path, monkeypatch):

@@ -28,8 +28,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import preflight
-from preflight import HANDED_IN
+import schema
+from schema import HANDED_IN
 
 from fewstep import results
 from fewstep.errors import UserError, unknown
@@ -137,7 +137,7 @@ def run(
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    for mistake in preflight.mistakes([cell]):  # papermill only warns of a parameter that the notebook does not have
+    for mistake in schema.mistakes([cell]):  # papermill only warns of a parameter that the notebook does not have
         raise UserError(mistake)
     # By the code as it is now: shards of other code are never merged with these.
     scratch = work.resolve() / cell.scratch().relative_to(BUILD)
@@ -166,7 +166,7 @@ def run(
     before = _stamp(cell.path(out))
     execute = functools.partial(
         papermill.execute_notebook,
-        str(preflight.notebook(cell.experiment)),
+        str(schema.notebook(cell.experiment)),
         str(kept),
         {**cell.parameters, HANDED_IN: record_as},
         cwd=str(ROOT),
