@@ -142,8 +142,8 @@ def _count(value: Any) -> int:
 def sets_of_samples(parameters: Mapping[str, Any]) -> int:
     """Sets of samples: solvers × grids × processes × γ × predictors × guidance weights × budgets × seeds."""
     own_grids = isinstance(parameters.get("solvers"), dict)
-    names = ("solvers", "processes", "gammas", "predictors", "weights", "budgets", "seeds")
-    names += () if own_grids else ("grids",)
+    names = ["solvers", "processes", "gammas", "predictors", "weights", "budgets", "seeds"]
+    names += [] if own_grids else ["grids"]
     return math.prod(_count(parameters[name]) for name in names if name in parameters)
 
 
