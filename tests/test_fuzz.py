@@ -83,10 +83,12 @@ def test_a_plan_is_finite_and_consistent_or_the_error_says_why(made):
     assert (np.diff(plan.times) <= 0).all() or plan.stochastic or SOLVERS[name].calls > 1 or SOLVERS[name].extra > 0
     if plan.draws or name in APPROXIMATE:
         return
-    # A constant ε: x̄_K = x̄_0 + (ρ_K − ρ_0) ε. The rounding is that of the largest weights.
+    # A constant ε: x̄_K = x̄_0 + (ρ_K − ρ_0) ε. The rounding is that of the largest weights, and that of quadrature in
+    # log ρ, whose nodes exp(s) are rounded as s is.
     rho = process.rho(plan.times[[0, -1]])
     X, E, _ = plan.table()
-    scale = 1e-13 * plan.nfe * max(1.0, float(np.abs(X).max()), float(np.abs(E).max()))
+    drop = float(np.log(rho[0] / rho[1])) if rho[1] > 0 else 0.0
+    scale = plan.nfe * (1e-13 + 4 * np.finfo(float).eps * drop) * float(max(1.0, np.abs(X).max(), np.abs(E).max()))
     assert abs(form.a[-1] * plan.alpha[0] - plan.alpha[-1]) < scale
     assert abs(form.C[-1].sum() - plan.alpha[-1] * (rho[1] - rho[0])) < scale * max(1.0, float(np.abs(form.C).max()))
 

@@ -14,7 +14,7 @@ from fewstep.exact import GaussianMixture, error, example
 from fewstep.noise import normal
 from fewstep.plan import difference
 from fewstep.run import sample
-from fewstep.schedules import EDM, VE, ContinuousVP, SubVP, cosine_vp, linear_vp
+from fewstep.schedules import EDM, VE, ContinuousVP, DiscreteVP, SubVP, cosine_vp, linear_vp
 from fewstep.solvers.classical import euler
 from fewstep.solvers.ddim import ddim
 from fewstep.solvers.ddpm import ddpm_beta_tilde
@@ -187,3 +187,12 @@ def test_a_schedule_that_is_steep_at_its_last_labels(order):
     times = grids.uniform(process, 1000)
     limit = np.abs(ddim(process, times).canonical().C).max()
     assert np.abs(quasi_taylor(process, times, order).canonical().C).max() < 2.0 * limit
+
+
+@pytest.mark.parametrize("scheme", [ito_taylor, quasi_taylor])
+@pytest.mark.parametrize("labels", [1, 2, 3])
+def test_chains_of_few_labels(scheme, labels):
+    """Of equal β, log α is linear: a chain with fewer labels than the series has terms is the start of a longer one."""
+    times = np.arange(labels - 1.0, -1.5, -1.0)
+    short, long = (scheme(DiscreteVP(np.full(n, 0.3)), times) for n in (labels, 40))
+    assert difference(short, long) < 1e-10

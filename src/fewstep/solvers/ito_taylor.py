@@ -185,8 +185,13 @@ def _series(process: Process, times: Grid, order: int) -> tuple[Float, Float]:
 def _expand(
     times: Float, first: Float, spacing: Float, count: int, order: int, functions: Callable[[Float], tuple[Float, ...]]
 ) -> list[Float]:
-    """Power series in h = t − s of each function: that of the polynomial through ``count`` nodes from ``first`` on."""
+    """Power series in h = t − s of each function: that of the polynomial through ``count`` nodes from ``first`` on.
+
+    Where a chain has fewer labels than the series has terms, the polynomial's further terms are zero.
+    """
     nodes = first[:, None] + spacing[:, None] * np.arange(count)
     powers = ((nodes - times[:, None]) / spacing[:, None])[:, :, None] ** np.arange(count)
     scale = (-1.0 / spacing[:, None]) ** np.arange(order + 1)
-    return [np.linalg.solve(powers, values[:, :, None])[:, : order + 1, 0] * scale for values in functions(nodes)]
+    missing = ((0, 0), (0, max(0, order + 1 - count)))
+    terms = (np.linalg.solve(powers, values[:, :, None])[:, : order + 1, 0] for values in functions(nodes))
+    return [np.pad(found, missing) * scale for found in terms]
