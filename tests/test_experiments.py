@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -76,7 +77,8 @@ def test_error_falls_with_the_order_of_the_method():
 
 # --- notebooks at toy size, on networks that were not trained ------------------------------------------------------
 
-TINY = {"channels": (8, 8), "attention_head_dim": 0}
+# Two groups: of a group of a single channel, the norm would take away what time and label add to it.
+TINY = {"channels": (8, 8), "attention_head_dim": 0, "norm_num_groups": 2}
 
 
 @pytest.fixture
@@ -134,7 +136,7 @@ def test_guidance_at_weight_zero_is_the_unconditional_sampler(toy, model, guide)
             pytest.approx(np.mean(classes))
         ]
     drawn = names["shown"]["ddim, 3 calls"]
-    assert [torch.equal(drawn[0], other) for other in drawn] == [True, False, False]
+    assert min((a - b).abs().max() for a, b in itertools.combinations(drawn, 2)) > 1e-3
 
 
 def test_predictor_corrector_makes_the_calls_that_it_states(toy, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -165,3 +167,29 @@ def test_denoiser_error_compares_the_distance_with_root_n_sigma():
     right = figures.denoiser_error([recorder(*rows)]).axes[1]
     np.testing.assert_allclose(curve(right, "distance to the data"), [[0.5, 4.25], [2.0, 17.0]])
     np.testing.assert_allclose(curve(right, "√n σ"), [[0.5, 4.0], [2.0, 16.0]])
+
+
+def test_guidance_has_a_row_of_panels_for_each_kind_and_the_data_beside_them():
+    rows = [(metric, value, {"settings": {"of": "data"}}) for metric, value in (("accuracy", 0.99), ("diversity", 0.4))]
+    scale = {"accuracy": 0.1, "frechet_distance": 3.0, "diversity": 0.05, "excess": 0.2}
+    for kind, names in (("classifier-free", ("ddim", "deis-tab3")), ("classifier", ("ddim",))):
+        for solver, budget, weight in itertools.product(names, (10, 20), (0.0, 1.0, 8.0)):
+            settings = {"guidance": kind, "weight": weight, "budget": budget}
+            where = {"solver": solver, "grid": "quadratic", "nfe": budget}
+            for metric, unit in scale.items():
+                rows.append((metric, unit * (1 + weight) * budget, {**where, "settings": settings}))
+            rows.append(("frechet_distance", 7.0, {**where, "settings": {**settings, "class": 3}}))
+    figure = figures.guidance([recorder(*rows)])
+    upper, lower = figure.axes[:4], figure.axes[4:]
+    assert [ax.get_ylabel() for ax in (upper[0], lower[0])] == ["classifier-free guidance", "classifier guidance"]
+    for panels, names in ((upper, ["DDIM", "tAB3-DEIS"]), (lower, ["DDIM"])):
+        for ax, unit in zip(panels, scale.values(), strict=True):
+            lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
+            assert sorted(line.get_label() for line in lines) == names
+            for name in names:  # of the larger budget, and no single class
+                np.testing.assert_allclose(curve(ax, name), [[w, unit * (1 + w) * 20] for w in (0.0, 1.0, 8.0)])
+        levels = [[line.get_ydata()[0] for line in ax.get_lines() if line.get_linestyle() == ":"] for ax in panels]
+        assert levels == [[0.99], [], [0.4], []]
+        assert sorted(text.get_text() for text in panels[3].texts) == names
+    with pytest.raises(UserError, match="make experiments"):
+        figures.guidance([])

@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from fewstep import grids
+from fewstep import cli, grids, models, run, schedules
 from fewstep.errors import UserError
 from fewstep.exact import GaussianMixture
+from fewstep.models import checkpoints
 from fewstep.noise import normal
 from fewstep.run import sample
 from fewstep.schedules import EDM, VE, ContinuousVP, SubVP, linear_vp
@@ -160,3 +162,122 @@ def test_mistakes_get_one_line():
             classifier_free(law, labels, 1.0)
     with pytest.raises(UserError, match="2 labels do not fit a batch of 7 samples"):
         classifier_free(law, torch.tensor([0, 1]), 2.0)(X, t)
+
+
+# --- networks ------------------------------------------------------------------------------------------------------
+
+
+def seeded(make):
+    """A network whose weights are random, the same in every run."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make().eval().requires_grad_(False)
+
+
+def tiny(classes=10, time_scale=1.0):
+    """Two groups: of a group of a single channel, the norm would take away what time and label add to it."""
+    config = {"attention_head_dim": 0, "norm_num_groups": 2, "classes": classes, "time_scale": time_scale}
+    return seeded(lambda: models.UNet((1, 8, 8), (8, 8), **config))
+
+
+LABELS = torch.tensor([0, 9, 4, 4, 7])
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, 4.0])
+def test_classifier_free_guidance_of_a_network(weight):
+    network = tiny().double()
+    x, t = normal(0, 0, range(5), (1, 8, 8), torch.float64), torch.tensor([3.0, 200.0, 500.0, 700.0, 999.0])
+    none, given = network(x, t), network(x, t, LABELS)
+    assert torch.equal(none, network(x, t, torch.full((5,), 10)))
+    assert (given - none).abs().amax((1, 2, 3)).min() > 1e-3  # the label counts
+    found = classifier_free(network, LABELS, weight)(x, t)
+    # Sums of a few thousand terms in float64, in another order.
+    torch.testing.assert_close(found, none + weight * (given - none), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("process", [linear_vp(), VE()], ids=lambda p: type(p).__name__)
+def test_classifier_guidance_follows_the_slope_of_the_log_probability(process):
+    """Against central differences along a random direction: 1e-4 leaves an error of its square and of rounding."""
+    scale = 1.0 if process.t_max > 1 else 999.0
+    classifier = seeded(lambda: models.NoisyClassifier((1, 8, 8), 10, width=8, time_scale=scale)).double()
+    log_prob = label_log_prob(models.normalised(classifier, process), LABELS)
+    network = models.normalised(tiny(0, scale).double(), process)
+    t = torch.full((5,), process.t_min + 0.5 * (process.t_max - process.t_min), dtype=torch.float64)
+    spread = math.hypot(float(process.alpha(t[0])), float(process.sigma(t[0])))
+    x, direction = (spread * normal(0, draw, range(5), (1, 8, 8), torch.float64) for draw in (0, 1))
+    step = 1e-4
+    slope = (log_prob(x + step * direction, t) - log_prob(x - step * direction, t)) / (2 * step)
+    with torch.no_grad():
+        change = classifier_guided(network, process, log_prob, 3.0)(x, t) - network(x, t)
+    expected = -3.0 * float(process.sigma(t[0])) * slope
+    assert expected.abs().min() > 1e-3
+    torch.testing.assert_close((change * direction).sum((1, 2, 3)), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder to work in, and checkpoints of networks with and without classes, on two processes."""
+    weights = tmp_path / "weights"
+    for name, network, facts in (
+        ("digits-unet", tiny(0), {"trained": {"process": "linear"}}),
+        ("with-classes", tiny(), {"trained": {"process": "linear"}}),
+        ("exploding", tiny(time_scale=999.0), {"trained": {"process": "ve"}}),
+        ("unknown-process", tiny(), {}),
+    ):
+        models.save(name, network, "unet", "digits", weights, **facts)
+    classifier = seeded(lambda: models.NoisyClassifier((1, 8, 8), 10, width=8))
+    models.save("a-classifier", classifier, "noisy-classifier", "digits", weights)
+    monkeypatch.setattr(checkpoints, "FOLDER", weights)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def call(capsys, *arguments):
+    """Exit status, standard output and standard error of one command."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(["sample", "--nfe", "3", "--samples", "5", *arguments])
+    out, err = capsys.readouterr()
+    return end.value.code, out, err
+
+
+@pytest.mark.parametrize(("name", "process"), [("with-classes", "linear"), ("exploding", "ve")])
+def test_command_draws_a_class_on_the_networks_own_process(capsys, folder, name, process):
+    law, network = schedules.PROCESSES[process](), models.load(name)
+    plan = build("ddim", law, 3)
+    drawn = {}
+    for label, weight in ((None, None), (3, 0.0), (3, None), (3, 4.0), (5, 4.0)):
+        options = [] if label is None else ["--label", str(label)]
+        options += [] if weight is None else ["--weight", str(weight)]
+        code, out, _ = call(capsys, "--model", name, *options, "--out", "a.safetensors", "--batch-size", "2")
+        assert code == 0 and "5 samples, ddim, 3 network calls" in out
+        drawn[label, weight] = load_file("a.safetensors")["samples"]
+        if label is not None:
+            guided = classifier_free(network, label, 1.0 if weight is None else weight)
+            by_hand = run.generate(plan, models.normalised(guided, law), (1, 8, 8), range(5))
+            # Float32 on states as large as the prior's.
+            torch.testing.assert_close(drawn[label, weight], by_hand, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(drawn[None, None], drawn[3, 0.0], rtol=1e-4, atol=1e-4)
+    assert (drawn[3, 4.0] - drawn[5, 4.0]).abs().max() > 1e-2
+    assert (drawn[3, 4.0] - drawn[3, None]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model", "with-classes", "--label", "10"], "class 10 is out of range: the network has the classes 0 to 9"),
+        (["--model", "with-classes", "--label", "-1"], "class -1 is out of range"),
+        (["--model", "with-classes", "--label", "3", "--weight", "-0.5"], "must not be negative, got -0.5"),
+        (["--model", "with-classes", "--label", "3", "--weight", "nan"], "must not be negative"),
+        (["--model", "with-classes", "--label", "three"], "'three' is not a valid integer"),
+        (["--model", "with-classes", "--weight", "2"], "needs a class to guide to: --label"),
+        (["--label", "3"], "the network has no classes"),
+        (["--model", "with-clases"], "unknown network 'with-clases'; did you mean with-classes"),
+        (["--model", "a-classifier"], "unknown network 'a-classifier'"),
+        (["--model", "unknown-process"], "does not say on which process unknown-process was trained"),
+    ],
+)
+def test_a_mistake_of_the_command_gets_one_line_and_leaves_no_file(capsys, folder, arguments, says):
+    code, out, err = call(capsys, *arguments)
+    assert code == 2 and not out and says in err and len(err.splitlines()) == 1
+    assert not list(folder.iterdir())

@@ -302,3 +302,115 @@ def test_a_residual_classifier_learns_from_8_bit_images():
     )
     assert train.accuracy(result.model, held_out) > 0.5 and result.losses[-1] < result.losses[0]
     assert train.accuracy(result.model, held_out, batch=7) == train.accuracy(result.model, held_out)
+
+
+# --- labels, other processes, noisy images -------------------------------------------------------------------------
+
+SIGNS = torch.tensor([-1.0, 1.0]).repeat(32)[:, None, None, None].expand(64, 1, 2, 2).contiguous()
+SIGN_LABELS = torch.tensor([0, 1]).repeat(32)
+"""Images of four equal pixels, ±1: at most noise levels only the label says which."""
+
+
+def build_classes():
+    return models.UNet((1, 2, 2), (16,), attention_head_dim=0, classes=2)
+
+
+def test_a_network_with_classes_learns_what_its_labels_say():
+    settings = train.Settings(steps=300, batch=64, lr=5e-3, warmup=10, ema=0.9, seed=0)
+    trained = train.train_denoiser(build_classes, SIGNS, PROCESS, settings, progress=False, labels=SIGN_LABELS)
+    times = np.array([300.0, 400.0, 500.0])
+    right, none, wrong = (
+        train.denoising_error(lambda x, t, given=given: trained.model(x, t, given), SIGNS, PROCESS, times).mean()
+        for given in (SIGN_LABELS, torch.full((64,), 2), 1 - SIGN_LABELS)
+    )
+    assert right < none < wrong
+
+
+class Spy(torch.nn.Module):
+    """Predicts no noise, and keeps what it is shown."""
+
+    classes = 10
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = []
+
+    def forward(self, x, t, labels=None):
+        self.seen.append((x, t, labels))
+        return self.weight * x
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_a_share_of_the_images_comes_without_its_label(share):
+    everything = data.digits()
+    spy, settings = Spy(), train.Settings(steps=4, batch=1024, seed=7)
+    train.train_denoiser(
+        lambda: spy, everything.images, PROCESS, settings, progress=False, labels=everything.labels, unlabelled=share
+    )
+    given = torch.cat([labels for _, _, labels in spy.seen])
+    rows = torch.cat([train.draw_batch(everything.images, PROCESS, 1024, 7, step, 0)[3] for step in range(4)])
+    without = given == Spy.classes
+    assert torch.equal(given[~without], everything.labels[rows][~without])
+    # Five standard errors of a share; at 0 and 1 it is exact.
+    assert abs(without.double().mean() - share) <= 5 * np.sqrt(share * (1 - share) / len(given))
+
+
+def test_with_labels_too_an_interrupted_run_ends_where_an_uninterrupted_one_ends(tmp_path):
+    settings, state = train.Settings(steps=60, batch=8, warmup=5, save_every=20, seed=3), tmp_path / "state.safetensors"
+
+    def run(state=None, on_step=None):
+        return train.train_denoiser(
+            build_classes, SIGNS, PROCESS, settings, state, False, on_step, labels=SIGN_LABELS, unlabelled=0.3
+        )
+
+    def interrupt(done):
+        if done == 57:
+            raise Interrupted
+
+    whole = run()
+    with pytest.raises(Interrupted):
+        run(state, interrupt)
+    seen = []
+    resumed = run(state, seen.append)
+    assert seen[0] == 51  # the last state that was saved
+    assert resumed.losses == whole.losses
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize(
+    "process", [schedules.VE(), schedules.SubVP(), schedules.ContinuousVP(), PROCESS], ids=lambda p: type(p).__name__
+)
+def test_training_shows_states_of_unit_variance(process):
+    """The mean square of ±1 images with noise is α² + σ² at every time; the network sees it divided by that."""
+    spy, settings = Spy(), train.Settings(steps=4, batch=1024)
+    train.train_denoiser(lambda: spy, SIGNS, process, settings, progress=False)
+    x, t = (torch.cat(parts) for parts in zip(*((x, t) for x, t, _ in spy.seen), strict=True))
+    u = (t - process.t_min) / (process.t_max - process.t_min)
+    for low in (0.0, 0.25, 0.5, 0.75):
+        square = x[(low < u) & (u <= low + 0.25)].square().double().mean((1, 2, 3))
+        assert abs(square.mean() - 1) < 5 * square.std() / np.sqrt(len(square))
+
+
+@pytest.mark.parametrize("process", [PROCESS, schedules.VE()], ids=lambda p: type(p).__name__)
+def test_the_classifier_of_noisy_images_learns_digits(process):
+    part, held_out = data.split(data.digits(), 0.2)
+    few = data.Dataset(part.images[:300], part.labels[:300])
+    result = train.train_classifier(
+        lambda: models.NoisyClassifier((1, 8, 8), 10, width=8, time_scale=1.0 if process.t_max > 1 else 999.0),
+        few,
+        train.Settings(steps=150, batch=64, lr=1e-2, warmup=10),
+        progress=False,
+        process=process,
+    )
+    noisy = models.normalised(result.model, process)
+    found = []
+    for rho in (0.1, 30.0):
+        t = float(process.t_of_rho(rho))
+        z = torch.randn(held_out.images.shape, generator=train.generator(1))
+        x = float(process.alpha(t)) * held_out.images + float(process.sigma(t)) * z
+        found.append((noisy(x, torch.full((len(x),), t)).argmax(1) == held_out.labels).double().mean().item())
+    # Ten classes: guessing, all that is left under the noise, is right once in ten times.
+    assert found[0] > 0.5 and found[1] < 0.3
+    assert result.losses[-1] < result.losses[0] and not result.model.training

@@ -7,6 +7,7 @@ A user's mistake gets one line on standard error and exit status 2, and leaves n
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,11 @@ nfe_ = click.option("--nfe", default=10, help="Budget of network calls; the solv
 grid_ = click.option("--grid", metavar="NAME", help="Time grid: see 'fewstep list grids'. Default: the solver's own.")
 profile_ = click.option(
     "--profile", default="digits", metavar="NAME", help="Data, network and process: see 'fewstep list profiles'."
+)
+model_ = click.option(
+    "--model",
+    metavar="NAME",
+    help="Network in data/checkpoints, on the process that it was trained on. Default: the profile's.",
 )
 eta_ = click.option("--eta", type=float, help="DDIM's η, 0 (deterministic) to 1.")
 gamma_ = click.option("--gamma", type=float, help="Gradient estimation's γ; 1 is DDIM.")
@@ -76,6 +82,25 @@ def _plan(profile: profiles.Profile, solver: str, nfe: int, grid: str | None, **
     return solvers.build(solver, profile.process(), nfe, grid, **given)
 
 
+def _setting(profile: str, model: str | None) -> profiles.Profile:
+    """The profile, with another network and its process where one is named."""
+    setting = profiles.get(profile)
+    if model is None:
+        return setting
+    from . import models
+
+    networks = {Path(file).stem: entry for file, entry in models.manifest().items() if entry["kind"] == "unet"}
+    if model not in networks:
+        raise unknown("network", model, networks)
+    process: Any = schedules.PROCESSES.get(networks[model].get("trained", {}).get("process"))
+    if process is None:
+        raise UserError(
+            f"the manifest does not say on which process {model} was trained; its 'trained' needs a 'process', one of "
+            f"{', '.join(schedules.PROCESSES)}"
+        )
+    return dataclasses.replace(setting, model=model, process=process)
+
+
 def _writable(out: Path, suffixes: Iterable[str]) -> None:
     """Refuse an output file before the work, not after it."""
     if out.suffix not in suffixes:
@@ -111,6 +136,7 @@ def list_(kind: str | None) -> None:
 @nfe_
 @grid_
 @profile_
+@model_
 @click.option("--samples", default=64, type=click.IntRange(1), help="How many samples.")
 @seed_
 @click.option(
@@ -122,14 +148,17 @@ def list_(kind: str | None) -> None:
 @eta_
 @gamma_
 @mu_
-@click.option("--label", type=int, help="Class to draw, for a network with classes.")
-@click.option("--weight", default=1.0, help="Guidance weight: 1 is the network given the class, 0 without it.")
+@click.option("--label", type=int, help="Class to draw, by a network with classes (--model).")
+@click.option(
+    "--weight", type=float, help="Guidance weight: 0 ignores the class, 1 (the default) is the network given it."
+)
 @batch_
 def sample(
     solver: str,
     nfe: int,
     grid: str | None,
     profile: str,
+    model: str | None,
     samples: int,
     seed: int,
     out: Path,
@@ -137,21 +166,23 @@ def sample(
     gamma: float | None,
     mu: float | None,
     label: int | None,
-    weight: float,
+    weight: float | None,
     batch_size: int,
 ) -> None:
     """Draw samples and write them to a file."""
-    setting = profiles.get(profile)
+    setting = _setting(profile, model)
     plan = _plan(setting, solver, nfe, grid, eta=eta, gamma=gamma, mu=mu)
     _writable(out, (".png", ".safetensors"))
+    if weight is not None and label is None:
+        raise UserError("a guidance weight needs a class to guide to: --label")
     from . import models
 
-    model: Any = models.load(setting.model)
+    network: Any = models.load(setting.model)
     if label is not None:
         from .tasks.guidance import classifier_free
 
-        model = classifier_free(_on_device(model), label, weight)
-    images = _generate(setting, plan, model, samples, seed, batch_size)
+        network = classifier_free(_on_device(network), label, 1.0 if weight is None else weight)
+    images = _generate(setting, plan, network, samples, seed, batch_size)
     write_atomically(out, lambda path: _write_images(path, images, out.suffix))
     click.echo(f"{out}: {samples} samples, {solver}, {plan.nfe} network calls, seed {seed}")
 
@@ -173,6 +204,7 @@ def _generate(setting: profiles.Profile, plan: Plan, model: Any, samples: int, s
     shape = models.manifest()[f"{setting.model}.safetensors"]["config"]["shape"]  # asks for no images
     if hasattr(model, "to"):  # a wrapper's network is there already
         model = _on_device(model)
+    model = models.normalised(model, setting.process())
     return generate(
         plan, model, shape, range(samples), seed=seed, batch_size=batch_size, device=_device(), progress=True
     )
@@ -202,6 +234,7 @@ def _write_images(path: Path, images: Any, suffix: str, columns: int = 0) -> Non
 @nfe_
 @grid_
 @profile_
+@model_
 @click.option("--samples", default=1000, type=click.IntRange(2), help="How many samples per seed.")
 @click.option(
     "--seed", multiple=True, default=(0, 1, 2), type=click.IntRange(0), help="Seed; give two or more for an interval."
@@ -216,6 +249,7 @@ def evaluate(
     nfe: int,
     grid: str | None,
     profile: str,
+    model: str | None,
     samples: int,
     seed: tuple[int, ...],
     out: Path | None,
@@ -225,7 +259,7 @@ def evaluate(
     batch_size: int,
 ) -> None:
     """Measure samples against the data: Fréchet and kernel distance, precision and recall."""
-    setting = profiles.get(profile)
+    setting = _setting(profile, model)
     plan = _plan(setting, solver, nfe, grid, eta=eta, gamma=gamma, mu=mu)
     if out is not None and not out.is_dir():
         raise UserError(f"cannot write records to {out}: it is not a folder")
@@ -233,7 +267,7 @@ def evaluate(
         raise UserError("an interval needs at least two seeds: --seed 0 --seed 1")
     from . import metrics, models, results
 
-    model = models.load(setting.model)
+    network = models.load(setting.model)
     options = _options(eta=eta, gamma=gamma, mu=mu)
     where: dict[str, Any] = {"solver": solver, "grid": grid or solvers.get(solver).default_grid, "nfe": plan.nfe}
     made_with = {**where, **options, "model": setting.model, "features": setting.features}
@@ -242,9 +276,10 @@ def evaluate(
         record = None
         if out is not None:
             parameters = {**made_with, "samples": samples, "seeds": list(seed)}
-            record = stack.enter_context(results.recording(setting.name, "frechet", solver, parameters, out=out))
+            cell = solver if model is None else f"{solver}-{model}"
+            record = stack.enter_context(results.recording(setting.name, "frechet", cell, parameters, out=out))
         for one in seed:
-            images = _generate(setting, plan, model, samples, one, batch_size)
+            images = _generate(setting, plan, network, samples, one, batch_size)
             for metric, value in metrics.evaluate(images, setting.dataset, setting.features).items():
                 found.setdefault(metric, []).append(value)
         if record is not None:

@@ -948,12 +948,12 @@ def guidance(records: Records) -> Figure:
         "diversity": "diversity",
         "excess": "excess over [−1, 1]",
     }
-    figure, axes = _new(len(kinds), len(panels), figsize=(9.0, 2.6 * len(kinds)), sharex=True)
+    figure, axes = _new(len(kinds), len(panels), figsize=(9.0, 2.6 * len(kinds)), sharex=True, sharey="col")
     for kind, line_of_axes in zip(kinds, axes, strict=True):
         of_kind = [row for row in rows if row.get("guidance") == kind]
         most = max(row["budget"] for row in of_kind)
         weights = sorted(_values(of_kind, "weight"))
-        for ax, (metric, text) in zip(line_of_axes, panels.items(), strict=True):
+        for ax, metric in zip(line_of_axes, panels, strict=True):
             chosen = [row for row in of_kind if row["metric"] == metric and row["budget"] == most]
             for name in (name for name in SOLVERS if name in _values(chosen, "solver")):
                 _draw(ax, [row for row in chosen if row["solver"] == name], "weight", False, **line(name))
@@ -963,12 +963,12 @@ def guidance(records: Records) -> Figure:
             ax.set_xscale("symlog", linthresh=1.0, base=2)
             ax.set_xticks(weights, [f"{weight:g}" for weight in weights])
             ax.xaxis.set_minor_locator(NullLocator())
-            ax.set_title(text)
         line_of_axes[0].set_ylabel(f"{kind} guidance")
         _plain_log(line_of_axes[1].yaxis)
-        line_of_axes[3].set_yscale("log")
-    for ax in axes[-1]:
-        ax.set_xlabel("guidance weight")
+        _plain_log(line_of_axes[3].yaxis)
+    for top, bottom, title in zip(axes[0], axes[-1], panels.values(), strict=True):
+        top.set_title(title)
+        bottom.set_xlabel("guidance weight")
     for ax in axes[:, 3]:
         direct_labels(ax)
     return figure
