@@ -78,6 +78,7 @@ def test_ddim_labels():
         ([1.0, np.nan], "finite"),
         ([2.0, 0.5], r"lie in \[0, 1\]"),
         ([1.0, -0.5], r"lie in \[0, 1\]"),
+        ([1.0, 1e-200], "0 or at least 1e-60"),
     ],
 )
 def test_what_is_not_a_grid(times, says):

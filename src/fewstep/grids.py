@@ -21,6 +21,7 @@ from .schedules import DiscreteVP, Process, cosine_vp
 
 __all__ = [
     "GRIDS",
+    "LEAST_LEVEL",
     "build",
     "check",
     "ddim_quadratic",
@@ -41,13 +42,16 @@ __all__ = [
 
 Grid = NDArray[np.float64]
 
+LEAST_LEVEL = 1e-60
+"""The least noise level that is not zero: ratios and fourth powers of levels are within the range of float64."""
+
 
 def check(process: Process, times: Grid) -> Grid:
     """Return ``times`` as float64 if they are a grid of this process.
 
     Raises:
         UserError: unless there are two or more finite, strictly decreasing times inside [t_min, t_max], whose noise
-            levels can be told apart and are positive but for the last.
+            levels can be told apart and are positive but for the last: at least :data:`LEAST_LEVEL`.
     """
     times = np.asarray(times, dtype=np.float64)
     if times.ndim != 1 or len(times) < 2:
@@ -64,6 +68,12 @@ def check(process: Process, times: Grid) -> Grid:
     if times[0] > process.t_max + slack or times[-1] < process.t_min - slack:
         raise UserError(f"a grid must lie in [{process.t_min:g}, {process.t_max:g}], got [{times[-1]:g}, {times[0]:g}]")
     rho = process.rho(times)
+    small = (rho != 0) & (np.abs(rho) < LEAST_LEVEL)
+    if np.any(small):
+        k = int(np.argmax(small))
+        raise UserError(
+            f"a noise level is 0 or at least {LEAST_LEVEL:g}, but it is {rho[k]:g} at t[{k}] = {times[k]:g}"
+        )
     # A difference of levels must not be all rounding: the weights of multistep methods divide by it.
     apart = rho[1:] < rho[:-1] * (1.0 - 1e-9)
     if not np.all(apart):
