@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -61,7 +62,8 @@ def start(clone, executor, *arguments):
     command = [sys.executable, clone / "workflow/run.py", "experiments", "digits", "--executor", executor, *arguments]
     environment = {**os.environ, "FEWSTEP_ROOT": str(clone), "PYTHONPATH": str(clone / "src")}
     log = (clone / "run.log").open("a")
-    return subprocess.Popen([*map(str, command)], cwd=clone, env=environment, stdout=log, stderr=log)
+    arguments = {"cwd": clone, "env": environment, "stdout": log, "stderr": log, "start_new_session": True}
+    return subprocess.Popen([*map(str, command)], **arguments)
 
 
 def finish(process, clone, hours=0.5):
@@ -129,6 +131,18 @@ def test_a_failure_is_shown_and_a_new_run_ends_what_a_killed_one_has_left(slurm,
     assert code == 0, said
     assert not set(orphans) & set(queue("RUNNING"))
     assert records(clone) == ["digits/toy/long.json", "digits/toy/short.json"]
+
+
+def test_ctrl_c_cancels_the_jobs(slurm, clone, quick):
+    (clone / "workflow/experiments.yml").write_text("digits: {toy: {cells: {long: {solver: ddim, wait: 3600.0}}}}")
+    save_notebook(clone, PARAMETERS, BODY)
+    process = start(clone, quick)
+    wait_for(lambda: queue("RUNNING") or process.poll() is not None, seconds=0.2 * HOUR)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: to run.py and to Snakemake
+    code, said = finish(process, clone, hours=0.1)
+    assert code == 1 and "1 of 1 cells have no record of the code as it is" in said and "Traceback" not in said, said
+    wait_for(lambda: not queue("RUNNING,PENDING,COMPLETING"), seconds=60)
+    assert records(clone) == []
 
 
 def test_parts_are_jobs_too_and_each_gets_one_gpu(slurm, clone, quick):
