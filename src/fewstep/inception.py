@@ -213,13 +213,13 @@ def statistics(images: Tensor, network: nn.Module, *, batch: int = 64, cache: Pa
     mu, sigma = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
     result = Statistics(mu, sigma, len(images), source)
     if path is not None:
-        write_atomically(path, lambda temporary: _write(temporary, result))
+        write_atomically(path, lambda temporary: _write(temporary, mu, sigma, len(images)))
     return result
 
 
-def _write(path: Path, found: Statistics) -> None:
+def _write(path: Path, mu: Float, sigma: Float, n: int) -> None:
     with open(path, "wb") as file:  # np.savez would append .npz to a name
-        np.savez(file, mu=found.mu, sigma=found.sigma, n=found.n)
+        np.savez(file, mu=mu, sigma=sigma, n=n)
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:

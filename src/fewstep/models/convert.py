@@ -407,8 +407,8 @@ def _guided_diffusion(given: Weights) -> tuple[dict[str, Any], Weights]:
         if ".qkv." not in name:
             split[name] = value.flatten(1) if name.endswith("proj_out.weight") else value
             continue
-        for letter, part in zip("qkv", value.chunk(3), strict=True):
-            split[name.replace(".qkv.", f".to_{letter}.")] = part.flatten(1) if part.ndim > 1 else part
+        for letter, third in zip("qkv", value.chunk(3), strict=True):
+            split[name.replace(".qkv.", f".to_{letter}.")] = third.flatten(1) if third.ndim > 1 else third
     return config, _renamed(split, [(rf"{place}\.(?P<kind>weight|bias)", rf"{to}.\g<kind>") for place, to in places])
 
 

@@ -30,8 +30,11 @@ __all__ = [
     "Hub",
     "LocalFile",
     "PaperModel",
+    "Preprocessing",
     "Record",
     "Sanity",
+    "Schedule",
+    "Time",
     "build",
     "check",
     "load",
@@ -43,6 +46,7 @@ __all__ = [
 
 HUB_CACHE = ROOT / "data" / "cache" / "hub"
 FILES = ROOT / "data" / "cache" / "models"
+HUB_WEIGHTS = "diffusion_pytorch_model.safetensors"
 FOLDER_VARIABLE = "FEWSTEP_MODELS"
 """Environment variable with the folder of converted networks."""
 
@@ -89,7 +93,6 @@ class Hub(_Strict):
 
     hub: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name")
     revision: str | None = Field(pattern="^[0-9a-f]{40}$", description="commit; null if not known")
-    weights: str = "diffusion_pytorch_model.safetensors"
 
 
 class LocalFile(_Strict):
@@ -369,7 +372,7 @@ def _from_file(name: str, record: Record, source: LocalFile) -> tuple[nn.Module,
 def _from_hub(name: str, record: Record, source: Hub, endpoint: str | None) -> tuple[nn.Module, dict[str, str]]:
     from diffusers import UNet2DModel
 
-    config, weights = (_download(name, source, file, endpoint) for file in ("config.json", source.weights))
+    config, weights = (_download(name, source, file, endpoint) for file in ("config.json", HUB_WEIGHTS))
     digest = _hashed(name, record, weights)
     try:
         _compare(name, record, json.loads(config.read_text("utf-8")), config)
