@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import math
 import pickle
+import sys
+import types
 
 import pytest
 import torch
@@ -445,9 +447,6 @@ def test_edms_snapshots_are_refused_with_the_way_out(tmp_path, protocol, monkeyp
         raise AssertionError("opened")
 
     reconstruct.__module__, reconstruct.__qualname__ = "torch_utils.persistence", "_reconstruct_persistent_obj"
-    import sys
-    import types
-
     module = types.ModuleType("torch_utils.persistence")
     module._reconstruct_persistent_obj = reconstruct
     monkeypatch.setitem(sys.modules, "torch_utils", types.ModuleType("torch_utils"))
