@@ -38,7 +38,9 @@ def test_list(capsys):
     assert code == 0 and len(out.splitlines()) == len(GRIDS)
 
 
-@pytest.mark.parametrize("command", [[], ["sample"], ["evaluate"], ["train"], ["compare"], ["list"]])
+@pytest.mark.parametrize(
+    "command", [[], ["sample"], ["evaluate"], ["train"], ["compare"], ["list"], ["convert"], ["fid"]]
+)
 def test_help(capsys, command):
     code, out, err = call(capsys, *command, "--help")
     assert code == 0 and "Usage: fewstep" in out and not err

@@ -1,5 +1,5 @@
 """The command line: ``fewstep list | sample | evaluate | train | compare | likelihood | encode |
-inpaint | recover``.
+inpaint | recover | convert | fid``.
 
 A user's mistake gets one line on standard error and exit status 2, and leaves no file.
 """
@@ -57,11 +57,25 @@ KINDS = {
     ],
     "grids": lambda: [(name, _first_line(function)) for name, function in grids.GRIDS.items()],
     "processes": lambda: [(name, _first_line(make)) for name, make in schedules.PROCESSES.items()],
+    "layouts": lambda: [(name, layout.title) for name, layout in _layouts().items()],
+    "models": lambda: [(name, f"{record.title} ({record.licence})") for name, record in _paper_models().items()],
     "profiles": lambda: [
         (p.name, f"data {p.dataset}, network {p.model}, features {p.features}") for p in profiles.PROFILES.values()
     ],
 }
 """What ``fewstep list`` lists."""
+
+
+def _layouts() -> Any:
+    from .models.convert import LAYOUTS  # here, not above: it imports torch
+
+    return LAYOUTS
+
+
+def _paper_models() -> Any:
+    from .models import zoo
+
+    return zoo.records()
 
 
 def _first_line(thing: Any) -> str:
@@ -119,7 +133,7 @@ def app() -> None:
 @app.command("list")
 @click.argument("kind", required=False)
 def list_(kind: str | None) -> None:
-    """List what there is: KIND is solvers, grids, processes or profiles (default: all of them)."""
+    """List what there is: KIND is solvers, grids, processes, layouts, models or profiles (default: all of them)."""
     if kind is not None and kind not in KINDS:
         raise unknown("list", kind, KINDS)
     for name in [kind] if kind else KINDS:
@@ -648,6 +662,53 @@ def recover(
     write_atomically(out, lambda path: _write_images(path, result, out.suffix, columns=len(given)))
     error = float((found - given).square().mean().sqrt())
     click.echo(f"{out}: {len(given)} images from {what}, RMS error per pixel {error:.4f} ({solver}, {plan.nfe} calls)")
+
+
+@app.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--layout", required=True, metavar="NAME", help="Format of SOURCE: see 'fewstep list layouts'.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write (.safetensors).")
+def convert(source: Path, layout: str, out: Path) -> None:
+    """Convert SOURCE, a checkpoint in the format of a paper's program, to safetensors; no code in it is run."""
+    _writable(out, (".safetensors",))
+    from .models import convert as conversion
+
+    found = conversion.convert(source, layout, out)
+    which = "averaged weights" if found.averaged else "weights"
+    click.echo(f"{out}: {found.architecture}, {found.parameters:,} {which}, SHA-256 {found.sha256}")
+
+
+@app.command()
+@click.argument("samples", type=click.Path(path_type=Path))
+@click.argument("reference")
+@click.option("--split", metavar="TEXT", help="What the reference is, for the record. Default: REFERENCE itself.")
+@click.option("--batch-size", default=64, type=click.IntRange(1), help="Images per call of Inception.")
+def fid(samples: Path, reference: str, split: str | None, batch_size: int) -> None:
+    """FID of SAMPLES (.safetensors or a folder of images) against REFERENCE, with Inception's features.
+
+    REFERENCE is a data set, a folder of images, a .safetensors file, or published statistics (.npz).
+    """
+    from . import data, inception
+
+    network = _on_device(inception.Inception())
+
+    def images(path: Path) -> Any:
+        return _tensor(path, "samples") if path.suffix == ".safetensors" else inception.folder(path)
+
+    given = images(samples)
+    against: Any
+    if reference in data.DATASETS:
+        against = data.load(reference).images
+    elif reference.endswith(".npz"):
+        against = inception.read_statistics(Path(reference))
+    elif Path(reference).exists():
+        against = images(Path(reference))
+    else:
+        raise unknown("data set or file", reference, data.DATASETS)
+    found = inception.fid(given, against, split or reference, network, batch=batch_size)
+    click.echo(f"FID {found.value:.4f}")
+    for name, value in found.protocol.items():
+        click.echo(f"  {name:18s} {value}")
 
 
 def main(arguments: list[str] | None = None) -> None:

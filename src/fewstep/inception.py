@@ -1,0 +1,313 @@
+r"""FID as the papers state it: the Fréchet distance of Inception features, by torch-fidelity's ``inception-v3-compat``.
+
+Features are the 2048 of the last pooling layer, of images quantised to 8 bits; the distance is that of Heusel et al.
+(2017, Eq. 6). Reference statistics are computed once and kept in ``data/cache/statistics`` by the content of images and
+weights, or read from a published ``.npz`` with ``mu`` and ``sigma``.
+
+The weights are a file of torch-fidelity's releases. ``FEWSTEP_INCEPTION`` names it; otherwise it is looked for in
+``data/cache/inception`` and, with a network, fetched there once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import urllib.request
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from . import data, shards
+from .errors import UserError
+from .files import write_atomically
+from .models.checkpoints import sha256
+from .models.convert import read
+from .provenance import ROOT
+
+__all__ = [
+    "FID",
+    "Inception",
+    "Statistics",
+    "fid",
+    "folder",
+    "frechet_distance",
+    "read_statistics",
+    "statistics",
+    "weights_file",
+]
+
+VARIABLE = "FEWSTEP_INCEPTION"
+"""Environment variable that names the file of weights."""
+NAME = "weights-inception-2015-12-05-6726825d.pth"
+"""The file of torch-fidelity's releases; its name ends in the first digits of its SHA-256."""
+PREFIX = "6726825d"
+FOLDER = ROOT / "data" / "cache" / "inception"
+CACHE = ROOT / "data" / "cache" / "statistics"
+"""Where statistics of references are kept."""
+FEATURES = 2048
+EXTRACTOR = "inception-v3-compat"
+
+Float = NDArray[np.float64]
+
+
+def weights_file() -> Path:
+    """The file of weights, fetched if there is none and the network allows it.
+
+    Raises:
+        UserError: if there is none; says which file to put where.
+    """
+    if given := os.environ.get(VARIABLE):
+        if not Path(given).is_file():
+            raise UserError(
+                f"{VARIABLE} names {given}, where no file is; put {NAME} of torch-fidelity's releases there"
+            )
+        return Path(given)
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as url
+
+    path = FOLDER / NAME
+    if not path.exists():
+        try:
+            blob = _fetch(url)
+        except (OSError, http.client.HTTPException):
+            raise UserError(
+                f"FID needs {NAME}: put {url} at {path}, or anywhere and set {VARIABLE} to that file"
+            ) from None
+        write_atomically(path, lambda temporary: temporary.write_bytes(blob))
+    return path
+
+
+def _fetch(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        size = int(answer.headers.get("Content-Length") or 0) or None
+        pieces = []
+        with tqdm(desc=NAME, total=size, unit="B", unit_scale=True, disable=None) as bar:
+            while piece := answer.read(1 << 20):
+                pieces.append(piece)
+                bar.update(len(piece))
+    blob = b"".join(pieces)
+    _compare(hashlib.sha256(blob).hexdigest(), url)
+    return blob
+
+
+def _compare(digest: str, where: Path | str) -> None:
+    """The published file's name has the beginning of its hash; a file of that name must have that content."""
+    if str(where).endswith(NAME) and not digest.startswith(PREFIX):
+        raise UserError(f"{where} is damaged: its SHA-256 begins with {digest[:8]}, not {PREFIX}; fetch it anew")
+
+
+class Inception(nn.Module):
+    """Inception features of 8-bit images, in eval mode on the CPU.
+
+    Args:
+        path: a file of weights as torch-fidelity writes them; default that of :func:`weights_file`.
+
+    Attributes:
+        sha256: of the file.
+        published: whether its content is that of the file that torch-fidelity publishes.
+
+    Raises:
+        UserError: if the file holds anything but these weights.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        super().__init__()
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        path = Path(path or weights_file())
+        read(path)  # torch-fidelity unpickles without checks what is found here to hold nothing but tensors
+        self.sha256 = sha256(path)
+        self.published = self.sha256.startswith(PREFIX)
+        _compare(self.sha256, path)
+        try:
+            self.network = FeatureExtractorInceptionV3(EXTRACTOR, [str(FEATURES)], feature_extractor_weights_path=path)
+        except (RuntimeError, TypeError, AttributeError):  # other names or shapes, or no dictionary
+            raise UserError(f"{path} does not hold the weights of {EXTRACTOR}; {NAME} does") from None
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, 2048), float64, of images (N, 3, H, W), uint8; of grey ones (N, 1, H, W), as three channels."""
+        if images.shape[1] == 1:
+            images = images.expand(-1, 3, -1, -1)
+        return self.network(images)[0].double()
+
+
+class Statistics(NamedTuple):
+    """Mean and covariance of the features of a set of images.
+
+    Attributes:
+        mu: (F,), float64.
+        sigma: (F, F), float64, unbiased.
+        n: number of images; None where a published file does not say.
+        source: what they are of: the SHA-256 of the images, or of the published file.
+    """
+
+    mu: Float
+    sigma: Float
+    n: int | None
+    source: str
+
+
+def read_statistics(path: Path, features: int = FEATURES) -> Statistics:
+    """Published statistics, an ``.npz`` file with ``mu`` and ``sigma``.
+
+    Args:
+        path: the file.
+        features: how many there must be.
+
+    Raises:
+        UserError: if the file is missing, damaged, or holds other arrays.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            mu, sigma = (np.asarray(arrays[name], dtype=np.float64) for name in ("mu", "sigma"))
+            n = int(arrays["n"]) if "n" in arrays else None
+    except Exception:  # a damaged file makes NumPy's and zipfile's readers fail in any way
+        raise UserError(f"cannot read {path}: an .npz file with the arrays mu and sigma is needed") from None
+    if mu.shape != (features,) or sigma.shape != (features, features):
+        raise UserError(f"{path} has mu {mu.shape} and sigma {sigma.shape}; {features} features are needed")
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all() and np.allclose(sigma, sigma.T)):
+        raise UserError(f"{path}: finite mu and a finite symmetric sigma are needed; fetch it anew")
+    return Statistics(mu, sigma, n, sha256(Path(path)))
+
+
+def statistics(images: Tensor, network: nn.Module, *, batch: int = 64, cache: Path | None = None) -> Statistics:
+    """Statistics of images under a feature network, computed, or from the cache where they were kept.
+
+    Args:
+        images: (N, C, H, W), uint8, or float in [−1, 1], which is clamped and rounded to 8 bits.
+        network: :class:`Inception`, or another network with an attribute ``sha256``.
+        batch: images at a time; changes no number beyond the network's rounding.
+        cache: the folder of statistics by content, if they are to be kept.
+
+    Raises:
+        UserError: for fewer than two images, or values that are not finite.
+    """
+    if len(images) < 2:
+        raise UserError(f"{len(images)} image(s) have no covariance; at least 2 are needed")
+    if images.dtype != torch.uint8:
+        if not torch.isfinite(images).all():
+            raise UserError("the images contain NaN or infinite values; finite images in [-1, 1] are needed")
+        images = data.to_uint8(images)
+    images = images.cpu().contiguous()
+    content = hashlib.sha256(repr(tuple(images.shape)).encode())
+    content.update(images.numpy().data)
+    source = content.hexdigest()
+    weights: Any = network.sha256
+    path = None if cache is None else Path(cache) / f"{source[:16]}-{weights[:16]}.npz"
+    if path is not None and path.exists():
+        kept = read_statistics(path, np.load(path)["mu"].size)
+        return kept._replace(source=source)
+    device = next(network.parameters()).device
+    moments = None
+    for found in shards.in_batches(lambda i, j: network(images[i:j].to(device)), 0, len(images), batch):
+        part = shards.Moments.of(found)
+        moments = part if moments is None else moments + part
+    assert moments is not None
+    mu, sigma = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
+    result = Statistics(mu, sigma, len(images), source)
+    if path is not None:
+        write_atomically(path, lambda temporary: _write(temporary, mu, sigma, len(images)))
+    return result
+
+
+def _write(path: Path, mu: Float, sigma: Float, n: int) -> None:
+    with open(path, "wb") as file:  # np.savez would append .npz to a name
+        np.savez(file, mu=mu, sigma=sigma, n=n)
+
+
+def frechet_distance(a: Statistics, b: Statistics) -> float:
+    r""":math:`|\mu_1 - \mu_2|^2 + \operatorname{tr}(C_1 + C_2 - 2(C_1C_2)^{1/2})`, by torch-fidelity.
+
+    Raises:
+        UserError: if the statistics are of another number of features.
+    """
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
+    if a.mu.shape != b.mu.shape:
+        raise UserError(f"statistics of {len(a.mu)} and of {len(b.mu)} features cannot be compared")
+    one, two = ({"mu": s.mu, "sigma": s.sigma} for s in (a, b))
+    return float(fid_statistics_to_metric(one, two, verbose=False)[KEY_METRIC_FID])
+
+
+class FID(NamedTuple):
+    """A distance and all that it depends on.
+
+    Attributes:
+        value: the distance.
+        protocol: feature network and the SHA-256 of its weights, quantisation, numbers of images, reference and split;
+            for records.
+    """
+
+    value: float
+    protocol: dict[str, Any]
+
+
+def fid(
+    samples: Tensor,
+    reference: Tensor | Statistics,
+    split: str,
+    network: Inception | None = None,
+    *,
+    batch: int = 64,
+    cache: Path | None = None,
+) -> FID:
+    """FID of samples.
+
+    Args:
+        samples: (N, C, H, W), uint8 or float in [−1, 1].
+        reference: images, whose statistics are kept, or statistics as :func:`read_statistics` reads them.
+        split: which images the reference is of, such as ``"CIFAR-10 train"``; it is written into the protocol.
+        network: default :class:`Inception` with its weights.
+        batch: images at a time.
+        cache: the folder of the references' statistics; default :data:`CACHE`.
+
+    Raises:
+        UserError: as :class:`Inception` and :func:`statistics`.
+    """
+    network = network or Inception()
+    if isinstance(reference, Tensor):
+        reference = statistics(reference, network, batch=batch, cache=cache or CACHE)
+    ours = statistics(samples, network, batch=batch)
+    protocol = {
+        "extractor": EXTRACTOR,
+        "weights": network.sha256,
+        "published_weights": network.published,
+        "features": FEATURES,
+        "quantisation": "8 bits, rounded to nearest",
+        "samples": ours.n,
+        "split": split,
+        "reference": reference.source,
+        "reference_samples": reference.n,
+    }
+    return FID(frechet_distance(ours, reference), protocol)
+
+
+def folder(path: Path) -> Tensor:
+    """The PNG and JPEG images of a folder and its subfolders, in the order of their names, (N, 3, H, W), uint8.
+
+    Raises:
+        UserError: if there is none, one cannot be read, or their sizes differ.
+    """
+    from PIL import Image
+
+    files = sorted(file for file in Path(path).rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    if not files:
+        raise UserError(f"{path} is no folder with .png or .jpg images")
+    found = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                found.append(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
+        except OSError:
+            raise UserError(f"cannot read the image {file}; copy it anew") from None
+        if found[-1].shape != found[0].shape:
+            sizes = [f"{one.shape[2]}×{one.shape[1]}" for one in (found[0], found[-1])]
+            raise UserError(f"{file} is {sizes[1]}, the first image {sizes[0]}; images of one size are needed")
+    return torch.stack(found)
