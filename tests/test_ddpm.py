@@ -1,4 +1,4 @@
-"""What DDPM states of its chain: the posterior, the weight of the noise in the bound, and how little is left at the end."""
+"""What DDPM states of its chain: the posterior, the terms of the bound, and how little is left at the end."""
 
 from __future__ import annotations
 

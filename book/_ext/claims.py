@@ -13,18 +13,18 @@ Without a paper the directive counts outcomes by paper; with one it shows a tabl
 outcome is computed from its checks when the page is read. A check names a test, which must pass for the book to be
 published, or compares measured numbers, each given by its address as in the role ``{result}``:
 
-=========== ============================= ==========================================================================
-``test``    ``file::name[case]``          the test states the claim
-``less``    ``left``, ``right``           the left number is below the right one, or below a bound that is written out
-``within``  ``left``, ``right``, ``ratio`` neither number is more than ``ratio`` times the other
-``order``   ``of``, ``at_least``          the fitted order of convergence, a quarter of an order allowed
-``falling`` ``of``, ``over``              the numbers at an address fall as a coordinate rises
-``least``   ``of``, ``at``                of the numbers at an address, the one where a coordinate has this value is least
-=========== ============================= ==========================================================================
+=========== =============================== ==========================================================================
+``test``    ``file::name[case]``            the test states the claim
+``less``    ``left``, ``right``             the left number is below the right one, or below a bound that is written out
+``within``  ``left``, ``right``, ``ratio``  neither number is more than ``ratio`` times the other
+``order``   ``of``, ``at_least``            the fitted order of convergence, a quarter of an order allowed
+``falling`` ``of``, ``over``                the numbers at an address fall as a coordinate rises
+``least``   ``of``, ``at``                  the number at an address where a coordinate has this value is the least
+=========== =============================== ==========================================================================
 
 Numbers with intervals are compared by these: where they overlap the check is undecided. An address at which there is
-nothing fails the build, unless a cell of its experiment is still to be run. ``reported`` names rows of ``data/reported``:
-the file, then a filter.
+nothing fails the build, unless a cell of its experiment is still to be run. ``reported`` names rows of
+``data/reported``: the file, then a filter.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -41,11 +41,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import guide
 import record_tables as tables
 import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
-from guide import Content, test_functions, to_test
+from guide import Content
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from record_tables import Row
 from records import _Table, address, notes, provenance, rows_of
@@ -60,8 +61,8 @@ FILE = Path("data") / "claims.yml"
 SLACK = 0.25
 """How far a fitted order may lie below the one that is claimed."""
 
-PROBLEMS = {"exact_error": "mixture", "frechet": "network", "fd_cifar": "network", "encoding": "network"}
-"""On what an experiment measures whose numbers do not say it; where this does not either, its cells are the problems."""
+PROBLEMS = {"exact_error": "mixture", "frechet": "network", "fd_cifar": "network", "denoiser_error": "network"}
+"""On what an experiment measures whose numbers do not say it; otherwise the name of the cell does."""
 
 PROBLEM_NAMES = {"mixture": "Gaussian mixture", "ideal": "ideal denoiser", "digits": "ideal denoiser"}
 
@@ -83,7 +84,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class TestCheck(_Strict):
+class Tested(_Strict):
     test: str = Field(pattern=r"^tests/test_\w+\.py::test_\w+(\[.+\])?$")
 
 
@@ -119,13 +120,13 @@ class Least(_Strict):
 
 
 def _kind(check: Any) -> Any:
-    if isinstance(check, TestCheck) or (isinstance(check, dict) and "test" in check):
+    if isinstance(check, Tested) or (isinstance(check, dict) and "test" in check):
         return "test"
     return check.get("kind") if isinstance(check, dict) else getattr(check, "kind", None)
 
 
 Check = Annotated[
-    Annotated[TestCheck, Tag("test")]
+    Annotated[Tested, Tag("test")]
     | Annotated[Less, Tag("less")]
     | Annotated[Within, Tag("within")]
     | Annotated[Order, Tag("order")]
@@ -293,10 +294,10 @@ class Checker:
         Raises:
             UserError: if it names a test or a number that does not exist.
         """
-        if isinstance(check, TestCheck):
+        if isinstance(check, Tested):
             path, _, name = check.test.partition("::")
             file = self.root / path
-            known = test_functions(file) if file.exists() else {}
+            known = guide.test_functions(file) if file.exists() else {}
             self.files.add(file)
             if name.partition("[")[0] not in known:
                 raise unknown(f"test of {path}", name.partition("[")[0], known)
@@ -389,15 +390,32 @@ def words(row: Row, names: Iterable[str]) -> str:
     return ", ".join(found)
 
 
+def problem(row: Row) -> str:
+    """On what a number was measured."""
+    name = row.get("problem") or PROBLEMS.get(row["experiment"]) or row["cell"]
+    return PROBLEM_NAMES.get(name, name)
+
+
 def coordinates(rows: list[Row]) -> tuple[list[str], list[str]]:
     """The coordinates that numbers share and those in which they differ."""
-    hidden = {*tables.NOT_COORDINATES, "samples", "theory", "fit_from", "budget", "problem"} - {"cell"}
+    hidden = {*tables.NOT_COORDINATES, "samples", "theory", "fit_from", "problem"} - {"cell"}
+    if any(row.get("nfe") is not None for row in rows):
+        hidden.add("budget")
     names = dict.fromkeys(["solver", "grid", "nfe", *(name for row in rows for name in row)])
     shown = [name for name in names if name not in hidden and any(row.get(name) is not None for row in rows)]
     apart = [name for name in shown if len({json.dumps(row.get(name)) for row in rows}) > 1]
     # A cell is named only where nothing else tells its numbers apart.
     apart = [name for name in apart if name != "cell"] or apart
     return [name for name in shown if name not in apart and name != "cell"], apart
+
+
+def planned(places: Sequence[str | float]) -> str:
+    """What a check that was not run would compare."""
+    wanted = [address(text)[2] for text in places if isinstance(text, str)]
+    rows = [{name: "|".join(values) for name, values in filters.items()} for filters in wanted]
+    common, apart = coordinates(rows)
+    parts = [words(rows[0], common), " against ".join(filter(None, (words(row, apart) for row in rows)))]
+    return "".join(f", {part}" for part in parts if part)
 
 
 def with_formulas(text: str) -> Content:
@@ -438,13 +456,15 @@ class ClaimsDirective(_Table):
         if paper not in ledger.papers:
             raise unknown("paper", paper, ledger.papers)
         claims = [claim for claim in ledger.claims if claim.paper == paper]
-        top = ["claim", "where", "what checks it, and the numbers", "reported", "outcome"]
+        top = ["claim, and where it is made", "outcome", "what checks it, and the numbers", "reported"]
         content = [self.line(claim, checker) for claim in claims]
         caption = self.options.get("caption", f"What {ledger.papers[paper]} claims")
         table = tables.build_table(caption, top, content, 1)
         table["classes"] = ["results", "guide", "claims"]
         found: list[nodes.Node] = [self.place(table)]
-        used = [row for claim in claims for finding in checker.findings(claim) for row in finding.rows if "metric" in row]
+        used = [
+            row for claim in claims for finding in checker.findings(claim) for row in finding.rows if "metric" in row
+        ]
         return found + self.sources(checker, used)
 
     def counts(self, ledger: Ledger, checker: Checker) -> list[nodes.Node]:
@@ -484,33 +504,28 @@ class ClaimsDirective(_Table):
             reported += nodes.list_item("", nodes.paragraph(text=printed(row)))
         nothing: Content = [nodes.inline("", "–", classes=["none"])]
         return [
-            [text],
-            [nodes.Text(claim.where)],
+            [text, nodes.inline("", f" {claim.where}", classes=["source"])],
+            outcome(findings),
             [checks] if findings else [nodes.inline("", "nothing yet", classes=["none"])],
             [reported] if claim.reported else nothing,
-            outcome(findings),
         ]
 
     def check(self, claim: Claim, finding: Finding) -> Content:
         check = finding.check
-        if isinstance(check, TestCheck):
+        if isinstance(check, Tested):
             path, _, name = check.test.partition("::")
             name, bracket, case = name.partition("[")
             case = f" ({case.removesuffix(']')})" if bracket else ""
-            return [nodes.Text("test: "), to_test(path, name, self.env.docname), nodes.Text(case)]
-        place = check.left if isinstance(check, Less | Within) else check.of
-        profile, experiment, _ = address(place)
+            return [nodes.Text("test: "), guide.to_test(path, name, self.env.docname), nodes.Text(case)]
+        places = [check.left, check.right] if isinstance(check, Less | Within) else [check.of]
+        profile, experiment, _ = address(str(places[0]))
         if not finding.rows:
             _, command = self.not_run(profile, experiment).children
-            name = f"{profile}, {experiment.replace('_', ' ')}: "
-            return [nodes.Text(name), command, nodes.Text(" "), marked(finding.verdict)]
-        return [
-            self.to_results(profile, experiment),
-            nodes.Text(f", {self.problem(experiment, finding.rows[0])}"),
-            *self.numbers(claim, finding),
-            nodes.Text(" "),
-            marked(finding.verdict),
-        ]
+            content = [nodes.Text(f"{profile}, {experiment.replace('_', ' ')}{planned(places)}: "), command]
+        else:
+            on = nodes.Text(f", {problem(finding.rows[0])}")
+            content = [self.to_results(profile, experiment), on, *self.numbers(claim, finding)]
+        return [*content, nodes.Text(" "), marked(finding.verdict)]
 
     def to_results(self, profile: str, experiment: str) -> nodes.Node:
         link = addnodes.pending_xref(
@@ -519,12 +534,6 @@ class ClaimsDirective(_Table):
         )  # fmt: skip
         link += nodes.inline("", f"{profile}, {experiment.replace('_', ' ')}")
         return link
-
-    @staticmethod
-    def problem(experiment: str, row: Row) -> str:
-        """On what was measured."""
-        name = row.get("problem") or PROBLEMS.get(experiment) or row["cell"]
-        return PROBLEM_NAMES.get(name, name)
 
     def numbers(self, claim: Claim, finding: Finding) -> Content:
         """The numbers of a finding: what they share, then each with what sets it apart."""
