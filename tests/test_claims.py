@@ -216,7 +216,7 @@ suppress_warnings = ["ref.ref"]
 
 @pytest.fixture
 def toy(tmp_path):
-    """A clone in small with two records, of which the first has a budget more."""
+    """A clone in small with two records."""
     root = tmp_path / "clone"
     for folder in ("book/experiments", "workflow", "data/reported"):
         (root / folder).mkdir(parents=True)

@@ -449,7 +449,8 @@ class ClaimsDirective(_Table):
     def content_nodes(self) -> list[nodes.Node]:
         self.env.note_dependency(str(self.root / FILE))
         self.env.note_dependency(__file__)
-        ledger, checker = read(self.root / FILE), Checker(self.root)
+        ledger = read(self.root / FILE)
+        checker: Checker = self.env.temp_data.setdefault("claims", Checker(self.root))  # one for all tables of the page
         if "paper" not in self.options:
             return self.counts(ledger, checker)
         paper = self.options["paper"]
@@ -486,8 +487,10 @@ class ClaimsDirective(_Table):
 
     def depend(self, checker: Checker) -> None:
         """The page is written anew when a record or a test that it has read changes."""
+        seen = notes(self.env).seen.get(self.env.docname, {})
         for place in checker.read:
-            self.records(*place)
+            if "/".join(place) not in seen:
+                self.records(*place)
         for path in checker.files:
             self.env.note_dependency(str(path))
 
