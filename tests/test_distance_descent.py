@@ -88,6 +88,67 @@ def test_the_step_is_exact_for_one_point():
     np.testing.assert_allclose(ratio, 0.5 / 9.0, rtol=1e-12)
 
 
+# --- how fast the noise level may fall -----
+
+
+def admissible(levels, eta: float, nu: float) -> bool:
+    """Permenter & Yuan's condition on a schedule, with b = σ_k/σ_{k+1} − 1."""
+    b = levels[:-1] / levels[1:] - 1
+    return bool(np.all(np.cumprod(1 + eta * b) <= nu) and np.all(np.cumprod(1 - eta * b) >= 1 / nu))
+
+
+def fastest(eta: float, nu: float, steps: int) -> float:
+    """The largest admissible step size β of a log-linear schedule, σ_{k+1} = (1 − β) σ_k."""
+    c = 1 - nu ** (-1 / steps)
+    return c / (eta + c)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 40])
+@pytest.mark.parametrize(("eta", "nu"), [(0.05, 1.1), (0.2, 2.0), (0.9, 2.0)])
+def test_a_log_linear_schedule_is_admissible_up_to_its_largest_step(eta, nu, steps):
+    for factor, expected in ((1 - 1e-9, True), (1 + 1e-9, False)):
+        levels = 3.0 * (1 - factor * fastest(eta, nu, steps)) ** np.arange(steps + 1)
+        assert admissible(levels, eta, nu) is expected
+
+
+@pytest.mark.parametrize(("eta", "nu"), [(0.1, 1.5), (0.5, 2.0)])
+def test_many_steps_let_the_noise_fall_by_nu_to_the_1_over_eta(eta, nu):
+    falls = [-n * np.log1p(-fastest(eta, nu, n)) for n in (1000, 2000)]
+    limit = np.log(nu) / eta
+    # The logarithm converges from below with 1/n.
+    assert falls[0] < falls[1] < limit
+    np.testing.assert_allclose((limit - falls[0]) / (limit - falls[1]), 2.0, rtol=0.02)
+
+
+def test_ddim_tracks_the_distance_on_an_admissible_schedule():
+    """Data on a plane, and a denoiser whose error as a projection is η times the distance, in any direction."""
+    eta, nu, n, steps = 0.3, 2.0, 8, 12
+    levels = 5.0 * (1 - fastest(eta, nu, steps)) ** np.arange(steps + 1)
+    offset = torch.cat([torch.zeros(10, 3, dtype=torch.float64), normal(0, 2, range(10), (5,), torch.float64)], 1)
+    start = START.new_zeros(10, n) + normal(0, 3, range(10), (n,), torch.float64)
+    start[:, 3:] = 0
+    start = start + offset / offset.norm(dim=1, keepdim=True) * n**0.5 * levels[0]
+    wrong = normal(0, 4, range(10), (n,), torch.float64)
+    distances = []
+
+    def model(x, t):
+        normal_part = torch.cat([torch.zeros_like(x[:, :3]), x[:, 3:]], 1)
+        size = normal_part.norm(dim=1, keepdim=True)
+        error = wrong / wrong.norm(dim=1, keepdim=True) * size
+        error[0], error[1] = normal_part[0], -normal_part[1]
+        distances.append(size[:, 0].numpy())
+        return (normal_part - eta * error) / t[:, None]
+
+    end = sample(ddim(EDM(), levels), model, start, dtype=torch.float64)
+    distances.append(end[:, 3:].norm(dim=1).numpy())
+    track = np.array(distances) / (n**0.5 * levels[:, None])
+    assert track.min() > 1 / nu - 1e-12 and track.max() < nu + 1e-12
+    assert track[-1, 1] == pytest.approx(1 / nu, rel=1e-10)  # the worst error attains the bound
+    beta = fastest(eta, nu, steps)
+    ratio = track[1:] / track[:-1] * (1 - beta)
+    assert np.all(ratio > 1 - beta * (1 + eta) - 1e-12) and np.all(ratio < 1 - beta * (1 - eta) + 1e-12)
+
+
 @pytest.mark.parametrize("steps", [[0.5], [0.5, 0.5, 1.5], [0.0, 0.5, 0.5]])
 def test_refusals(steps):
     with pytest.raises(UserError, match="3 step sizes"):

@@ -68,9 +68,26 @@ def test_vp_diffusion_coefficient_is_beta():
     np.testing.assert_allclose(vp.log_alpha(1.0), -0.25 * 19.9 - 0.05, rtol=1e-15)
 
 
+def test_the_noise_level_of_vp_moves_infinitely_fast_at_the_clean_end():
+    """PNDM, §3.2: the right-hand side of the ODE is unbounded; σ̇ = fσ + αρ̇ ≈ √β_min/(2√t), while f and ε are bounded."""
+    vp, t = ContinuousVP(), np.array([1e-8, 1e-6, 1e-4])
+    speed = vp.dlog_alpha(t) * vp.sigma(t) + vp.alpha(t) * vp.drho(t)
+    # The next term of β = β_min + t(β_max − β_min) is relatively 100 t.
+    np.testing.assert_allclose(speed * 2 * np.sqrt(t) / np.sqrt(0.1), 1.0, rtol=0, atol=300 * t[-1])
+    np.testing.assert_allclose(speed[0] / speed[1], 10.0, rtol=1e-3)
+    assert np.all(np.abs(vp.dlog_alpha(t)) < 0.06)
+
+
 def test_sub_vp_sigma():
     sub, t = SubVP(), np.linspace(0, 1, 50)
     np.testing.assert_allclose(sub.sigma(t), 1 - sub.alpha(t) ** 2, rtol=0, atol=1e-15)
+
+
+def test_sub_vp_has_the_mean_of_vp_and_less_variance():
+    """Score SDE, §3.4: for the same β."""
+    sub, vp, t = SubVP(), ContinuousVP(), np.linspace(0.01, 1, 50)
+    np.testing.assert_array_equal(sub.alpha(t), vp.alpha(t))
+    assert np.all(sub.sigma(t) < vp.sigma(t))
 
 
 def test_ve_and_edm():

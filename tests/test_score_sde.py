@@ -18,6 +18,7 @@ from fewstep.plan import difference
 from fewstep.run import sample
 from fewstep.schedules import EDM, VE, ContinuousVP, SubVP, linear_vp
 from fewstep.solvers.classical import euler
+from fewstep.solvers.ddim import ddim
 from fewstep.solvers.ddpm import ddpm, ddpm_beta_tilde
 from fewstep.solvers.score_sde import (
     PREDICTORS,
@@ -141,6 +142,16 @@ def test_the_two_variances_are_exact_for_the_two_extreme_data():
     mean, variance = moments(ancestral(VP, times, posterior=True, denoise=False), 0.0, 0.7)
     assert mean == pytest.approx(0.7 * float(VP.alpha(times[-1])), rel=1e-12)
     assert variance == pytest.approx(float(VP.sigma(times[-1])) ** 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@every_process
+def test_every_eta_keeps_the_marginals_of_one_point(process, eta):
+    """DDIM, Lemma 1: given x_0 the states have the law N(α x_0, σ²), whatever η and the number of steps."""
+    times = grids.uniform(process, 5, t_end=process.t_min + 0.2 * (process.t_max - process.t_min))
+    mean, variance = moments(ddim(process, times, eta=eta), 0.0, 0.7)
+    assert mean == pytest.approx(0.7 * float(process.alpha(times[-1])), rel=1e-11)
+    assert variance == pytest.approx(float(process.sigma(times[-1])) ** 2, rel=1e-9)
 
 
 def test_predictors_by_name_are_the_solvers():

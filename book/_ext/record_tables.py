@@ -85,17 +85,17 @@ def parse_filter(text: str) -> dict[str, list[str]]:
 
 
 def matches(value: Any, texts: Sequence[str]) -> bool:
-    """Whether a value is one of those written as text."""
+    """Whether a value is one of those written as text; a number is, if it is written to six digits."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return any(_float(text) == value for text in texts)
+        return any(math.isclose(_float(text), value, rel_tol=1e-6) for text in texts)
     return str(value).lower() in [text.lower() for text in texts] if isinstance(value, bool) else str(value) in texts
 
 
-def _float(text: str) -> float | None:
+def _float(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        return None
+        return math.nan
 
 
 def choose(rows: list[Row], filters: Mapping[str, Sequence[str]]) -> list[Row]:
@@ -114,6 +114,17 @@ def choose(rows: list[Row], filters: Mapping[str, Sequence[str]]) -> list[Row]:
             raise UserError(f"nothing with {name}={'|'.join(texts)}; there is {', '.join(values)}")
         rows = kept
     return rows
+
+
+def single(rows: list[Row]) -> Row:
+    """The only row.
+
+    Raises:
+        UserError: if there are several; the line names the coordinates that tell them apart.
+    """
+    if len(rows) > 1:
+        raise UserError(f"{len(rows)} numbers; they differ in {', '.join(varying(rows) or ['cell'])}")
+    return rows[0]
 
 
 def varying(rows: list[Row]) -> list[str]:
@@ -194,7 +205,10 @@ def visit_head_entry(self: Any, node: HeadEntry) -> None:
 
 
 def build_table(caption: str, top: list[str], lines: list[list[list[nodes.Node]]], stubs: int) -> nodes.table:
-    """A table with a caption, header cells in its first row and its first columns, and numbers elsewhere."""
+    """A table with a caption, header cells in its first row and its first columns, and numbers elsewhere.
+
+    A cell holds inline nodes, or lists.
+    """
     group = nodes.tgroup(cols=len(top))
     group += [nodes.colspec(colwidth=1, **({"stub": 1} if index < stubs else {})) for index in range(len(top))]
     group["stubs"] = [int(index < stubs) for index in range(len(top))]
@@ -205,7 +219,8 @@ def build_table(caption: str, top: list[str], lines: list[list[list[nodes.Node]]
         row = nodes.row()
         for index, content in enumerate(line):
             entry = HeadEntry(scope="row") if index < stubs else nodes.entry(classes=["number"])
-            entry += nodes.paragraph("", "", *content)
+            lists = any(isinstance(node, nodes.bullet_list) for node in content)
+            entry += content if lists else nodes.paragraph("", "", *content)
             row += entry
         body += row
     group += body

@@ -135,6 +135,21 @@ def rows_of(records: Iterable[results.Record], root: Path) -> list[Row]:
     return rows
 
 
+def address(text: str) -> tuple[str, str, dict[str, list[str]]]:
+    """Profile, experiment and filters of ``profile/experiment name=value …`` or ``profile/experiment/cell …``.
+
+    Raises:
+        UserError: if the first word is neither, or another one is not ``name=value``.
+    """
+    name, *words = text.split() or [""]
+    profile, _, rest = name.partition("/")
+    experiment, *cell = rest.split("/")
+    if not profile or not experiment or len(cell) > 1:
+        raise UserError("profile/experiment or profile/experiment/cell is needed first")
+    filters = tables.parse_filter(", ".join(words))
+    return profile, experiment, {"cell": cell, **filters} if cell else filters
+
+
 class ResultRole(SphinxRole, _Records):
     """One number, with its interval."""
 
@@ -150,19 +165,13 @@ class ResultRole(SphinxRole, _Records):
         return [struck, nodes.inline("", f" (stale: {reason})", classes=["stale-note"])], []
 
     def find(self) -> tuple[str, str | None]:
-        name, *words = self.text.split()
-        parts = name.split("/")
-        if len(parts) not in (2, 3):
-            raise UserError("profile/experiment or profile/experiment/cell is needed first")
-        filters = tables.parse_filter(", ".join(words))
+        profile, experiment, filters = address(self.text)
         digits = int(filters.pop("digits", ["3"])[0])
-        rows = rows_of(self.records(*parts[:2]), self.root)
+        rows = rows_of(self.records(profile, experiment), self.root)
         if not rows:
-            raise UserError(f"no record; make experiments PROFILE={parts[0]}")
-        rows = tables.choose(rows, {"cell": parts[2:], **filters} if parts[2:] else filters)
-        if len(rows) > 1:
-            raise UserError(f"{len(rows)} numbers; they differ in {', '.join(tables.varying(rows) or ['cell'])}")
-        return tables.shown(rows[0], digits), rows[0]["stale"]
+            raise UserError(f"no record; make experiments PROFILE={profile}")
+        row = tables.single(tables.choose(rows, filters))
+        return tables.shown(row, digits), row["stale"]
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
