@@ -69,7 +69,7 @@ def test_vp_diffusion_coefficient_is_beta():
 
 
 def test_the_noise_level_of_vp_moves_infinitely_fast_at_the_clean_end():
-    """PNDM, §3.2: the right-hand side of the ODE is unbounded; σ̇ = fσ + αρ̇ ≈ √β_min/(2√t), while f and ε are bounded."""
+    """PNDM, §3.2: the slope of the ODE is unbounded; σ̇ = fσ + αρ̇ ≈ √β_min/(2√t), while f and ε are bounded."""
     vp, t = ContinuousVP(), np.array([1e-8, 1e-6, 1e-4])
     speed = vp.dlog_alpha(t) * vp.sigma(t) + vp.alpha(t) * vp.drho(t)
     # The next term of β = β_min + t(β_max − β_min) is relatively 100 t.
