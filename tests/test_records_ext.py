@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 import record_tables as tables  # noqa: E402
+import records  # noqa: E402
 
 CONF = """
 import sys
@@ -157,6 +158,8 @@ def test_numbers_are_rounded_to_digits_and_intervals_to_the_same_place(value, ha
 def test_a_filter_splits_at_commas_outside_quotes():
     assert tables.parse_filter('a=1|2, "model=deep, VP", c = x') == {"a": ["1", "2"], "model": ["deep, VP"], "c": ["x"]}
     assert tables.parse_filter("") == {}
+    found = records.address('digits/toy/cell a=1  b=x\n "model=deep VP"')
+    assert found == ("digits", "toy", {"cell": ["cell"], "a": ["1"], "b": ["x"], "model": ["deep VP"]})
     with pytest.raises(UserError, match="name=value is needed"):
         tables.parse_filter("a")
 

@@ -69,14 +69,14 @@ def head(coordinate: str) -> str:
 # --- choosing rows -------------------------------------------------------------------------------------------------
 
 
-def parse_filter(text: str) -> dict[str, list[str]]:
+def parse_filter(text: str, delimiter: str = ",") -> dict[str, list[str]]:
     """``a=1|2, "b=x, y"`` as ``{"a": ["1", "2"], "b": ["x, y"]}``.
 
     Raises:
         UserError: if a part is not ``name=value``.
     """
     found = {}
-    for part in next(csv.reader([text.replace("\n", " ")], skipinitialspace=True), []):
+    for part in next(csv.reader([text.replace("\n", " ")], delimiter=delimiter, skipinitialspace=True), []):
         name, equals, value = part.partition("=")
         if not equals:
             raise UserError(f"filter {part!r}: name=value is needed")

@@ -136,17 +136,17 @@ def rows_of(records: Iterable[results.Record], root: Path) -> list[Row]:
 
 
 def address(text: str) -> tuple[str, str, dict[str, list[str]]]:
-    """Profile, experiment and filters of ``profile/experiment name=value …`` or ``profile/experiment/cell …``.
+    """Profile, experiment and filters of ``profile/experiment name=value "name=a b"``, or with ``/cell`` after it.
 
     Raises:
         UserError: if the first word is neither, or another one is not ``name=value``.
     """
-    name, *words = text.split() or [""]
+    name, _, words = " ".join(text.split()).partition(" ")
     profile, _, rest = name.partition("/")
     experiment, *cell = rest.split("/")
     if not profile or not experiment or len(cell) > 1:
         raise UserError("profile/experiment or profile/experiment/cell is needed first")
-    filters = tables.parse_filter(", ".join(words))
+    filters = tables.parse_filter(words, " ")
     return profile, experiment, {"cell": cell, **filters} if cell else filters
 
 
