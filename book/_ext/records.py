@@ -272,7 +272,7 @@ class _Table(SphinxDirective, _Records):
         found: list[nodes.Node] = [nodes.Text(text)]
         if row["stale"]:
             found = [nodes.inline("", text, classes=["stale"]), nodes.superscript(text="†")]
-        if column == "budget" and row.get("nfe") not in (None, row["budget"]):
+        if column == "budget" and row.get("nfe") not in (None, row.get("budget")):
             found.append(nodes.inline("", f" at {row['nfe']}", classes=["nfe"]))
         return found
 
