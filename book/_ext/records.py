@@ -131,7 +131,8 @@ def rows_of(records: Iterable[results.Record], root: Path) -> list[Row]:
     """Rows as :func:`fewstep.results.table` gives them, and in each why it is stale."""
     rows = []
     for record in records:
-        rows += [{**row, "stale": results.why_stale(record, root)} for row in results.table([record])]
+        stale = results.why_stale(record, root)  # once: it reads what made the record
+        rows += [{**row, "stale": stale} for row in results.table([record])]
     return rows
 
 
