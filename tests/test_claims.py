@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 import claims  # noqa: E402
-from claims import Checker, Falling, Least, Less, Order, Tested, Verdict, Within  # noqa: E402
+from claims import ByTest, Checker, Falling, Least, Less, Order, Verdict, Within  # noqa: E402
 
 LEDGER = claims.read(ROOT / "data" / "claims.yml")
 CHECKS = [(claim.id, check) for claim in LEDGER.claims for check in claim.checks]
@@ -48,7 +48,7 @@ def test_the_papers_are_there_with_their_claims():
 
 def test_every_test_that_is_named_is_run_by_make_test():
     """Collected with the options of the project, which leave slow tests out."""
-    named = {check.test for _, check in CHECKS if isinstance(check, Tested)}
+    named = {check.test for _, check in CHECKS if isinstance(check, ByTest)}
     files = sorted({test.partition("::")[0] for test in named})
     command = [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:cacheprovider", *files]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
@@ -63,7 +63,7 @@ def test_every_link_to_a_test_has_its_place_in_the_book():
     page = (ROOT / "book/api/tests.md").read_text("utf-8")
     shown = {f"tests/{path.name}" for path in claims.guide.mathematics(ROOT)}
     shown |= set(re.findall(r"^```\{tests\} (tests/test_\w+\.py)$", page, re.MULTILINE))
-    assert {check.test.partition("::")[0] for _, check in CHECKS if isinstance(check, Tested)} <= shown
+    assert {check.test.partition("::")[0] for _, check in CHECKS if isinstance(check, ByTest)} <= shown
 
 
 def test_every_number_has_its_problem():
@@ -107,7 +107,7 @@ def below(left, right):
 
 def outcome(check) -> set[int]:
     """1, 0 and −1 as in :func:`below`, of each comparison of a check; none where a number is missing."""
-    if isinstance(check, Tested):
+    if isinstance(check, ByTest):
         return {1}
     if isinstance(check, Order):
         return {1 if row["value"] >= check.at_least - 0.25 else -1 for row in plain(check.of)}

@@ -61,10 +61,18 @@ FILE = Path("data") / "claims.yml"
 SLACK = 0.25
 """How far a fitted order may lie below the one that is claimed."""
 
-PROBLEMS = {"exact_error": "mixture", "frechet": "network", "fd_cifar": "network", "denoiser_error": "network"}
+PROBLEMS = {
+    "exact_error": "mixture",
+    **dict.fromkeys(("frechet", "fd_cifar", "denoiser_error", "predictor_corrector"), "network"),
+}
 """On what an experiment measures whose numbers do not say it; otherwise the name of the cell does."""
 
-PROBLEM_NAMES = {"mixture": "Gaussian mixture", "ideal": "ideal denoiser", "digits": "ideal denoiser"}
+PROBLEM_NAMES = {
+    "mixture": "Gaussian mixture",
+    "ideal": "ideal denoiser",
+    "digits": "ideal denoiser",
+    "digits-unet": "network",
+}
 
 
 class Verdict(StrEnum):
@@ -84,7 +92,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Tested(_Strict):
+class ByTest(_Strict):
     test: str = Field(pattern=r"^tests/test_\w+\.py::test_\w+(\[.+\])?$")
 
 
@@ -120,13 +128,13 @@ class Least(_Strict):
 
 
 def _kind(check: Any) -> Any:
-    if isinstance(check, Tested) or (isinstance(check, dict) and "test" in check):
+    if isinstance(check, ByTest) or (isinstance(check, dict) and "test" in check):
         return "test"
     return check.get("kind") if isinstance(check, dict) else getattr(check, "kind", None)
 
 
 Check = Annotated[
-    Annotated[Tested, Tag("test")]
+    Annotated[ByTest, Tag("test")]
     | Annotated[Less, Tag("less")]
     | Annotated[Within, Tag("within")]
     | Annotated[Order, Tag("order")]
@@ -294,7 +302,7 @@ class Checker:
         Raises:
             UserError: if it names a test or a number that does not exist.
         """
-        if isinstance(check, Tested):
+        if isinstance(check, ByTest):
             path, _, name = check.test.partition("::")
             file = self.root / path
             known = guide.test_functions(file) if file.exists() else {}
@@ -392,7 +400,7 @@ def words(row: Row, names: Iterable[str]) -> str:
 
 def problem(row: Row) -> str:
     """On what a number was measured."""
-    name = row.get("problem") or PROBLEMS.get(row["experiment"]) or row["cell"]
+    name = row.get("problem") or PROBLEMS.get(row["experiment"]) or row.get("of") or row["cell"]
     return PROBLEM_NAMES.get(name, name)
 
 
@@ -515,7 +523,7 @@ class ClaimsDirective(_Table):
 
     def check(self, claim: Claim, finding: Finding) -> Content:
         check = finding.check
-        if isinstance(check, Tested):
+        if isinstance(check, ByTest):
             path, _, name = check.test.partition("::")
             name, bracket, case = name.partition("[")
             case = f" ({case.removesuffix(']')})" if bracket else ""
