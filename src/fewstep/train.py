@@ -181,7 +181,7 @@ def train_denoiser(
 ) -> Training:
     r"""Train an ε-model by :math:`\min E\,\|\varepsilon_\theta(\alpha_t x_0 + \sigma_t z, t) - z\|^2` (DDPM, Eq. 14).
 
-    The network sees states of unit variance (:func:`fewstep.models.normalised`), as it must where it is used.
+    The network sees states of unit variance (:func:`fewstep.models.protocol.normalised`), as it must where it is used.
 
     Args:
         build: makes the network; called with torch's generator seeded by ``settings.seed``.
