@@ -1,7 +1,6 @@
 """Weights that are fetched: checked, resumed, and never used when they are not what the manifest says."""
 
 import hashlib
-import http.server
 import json
 import os
 import re
@@ -14,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import servers
 import torch
 
 from fewstep import models, provenance
@@ -25,15 +25,12 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 HALF = 8 * downloads.CHUNK
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(servers.Handler):
     """Serves ``server.files``; each request takes the next of ``server.stops``, where its answer breaks off."""
-
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         server = self.server
         server.asked.append(self.headers.get("Range"))
-        self.close_connection = True
         if self.path in server.redirects:
             self.send_response(302)
             self.send_header("Location", server.redirects[self.path])
@@ -60,31 +57,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content[start:stop])
         self.server.go_on.wait(60)
 
-    def end_headers(self):
-        self.send_header("Connection", "close")
-        super().end_headers()
-
-    def log_message(self, *arguments):
-        pass
-
 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.handle_error = lambda request, address: None  # a client that hangs up is part of the tests
-    found.go_on = threading.Event()
-    found.go_on.set()
-    found.files, found.redirects = {"/net.safetensors": CONTENT}, {}
-    found.ranges, found.stops, found.asked = True, [], []
-    found.url = f"http://127.0.0.1:{found.server_port}/net.safetensors"
-    thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield found
-    found.shutdown()
-    thread.join()
-    found.server_close()
+    go_on = threading.Event()
+    go_on.set()
+    files = {"/net.safetensors": CONTENT}
+    with servers.serving(Handler, go_on=go_on, files=files, redirects={}, ranges=True, stops=[], asked=[]) as found:
+        found.url += "/net.safetensors"
+        yield found
 
 
 def fetch(server, cache, digest=DIGEST, size=None):

@@ -193,3 +193,22 @@ def test_guidance_has_a_row_of_panels_for_each_kind_and_the_data_beside_them():
         assert sorted(text.get_text() for text in panels[3].texts) == names
     with pytest.raises(UserError, match="make experiments"):
         figures.guidance([])
+
+
+def test_likelihood_has_a_panel_for_each_problem_and_two_kinds_of_rk45():
+    errors = {("ddim", "rho7"): 0.5, ("rk45", "in t"): 0.02, ("rk45", "in rho"): 0.01}
+    rows = [
+        ("likelihood_error", scale * error / nfe, {"solver": solver, "grid": grid, "nfe": nfe, "settings": settings})
+        for scale, settings in ((1.0, {"problem": "mixture"}), (2.0, {"problem": "network"}))
+        for (solver, grid), error in errors.items()
+        for nfe in (24, 12)
+    ]
+    spread = {"problem": "mixture", "of": "trace"}
+    rows.append(("likelihood_error", 9.0, {"solver": "ddim", "grid": "rho7", "nfe": 12, "settings": spread}))
+    panels = figures.likelihood([recorder(*rows)]).axes
+    assert [ax.get_title() for ax in panels] == ["mixture", "digits, network"]
+    for scale, ax in zip((1.0, 2.0), panels, strict=True):
+        for label, error in zip(("DDIM", "RK45 in t", "RK45 in rho"), errors.values(), strict=True):
+            np.testing.assert_allclose(curve(ax, label), [[12, scale * error / 12], [24, scale * error / 24]])
+    with pytest.raises(UserError, match="make experiments"):
+        figures.likelihood([])

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
-import threading
 
 import pytest
+import servers
 import torch
 import yaml
 from test_cli import call
@@ -377,15 +376,12 @@ def test_a_file_that_is_cut_off_or_of_another_maker(tiny):
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Hub(servers.Handler):
     """A hub with one repository; ``server.cut`` bytes of a file are sent before the connection breaks, once."""
-
-    protocol_version = "HTTP/1.1"
 
     def answer(self, body):
         server = self.server
         server.asked.append((self.command, self.path, self.headers.get("Range")))
-        self.close_connection = True
         repository, _, rest = self.path.strip("/").partition("/resolve/")
         revision, _, file = rest.partition("/")
         error = None
@@ -424,9 +420,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.answer(True)
 
-    def log_message(self, *arguments):
-        pass
-
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
@@ -435,19 +428,17 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "HUB_CACHE", tmp_path / "hub")
     network = zoo.build("unet2d", TINY)
     network.save_pretrained(tmp_path / "saved")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.handle_error = lambda request, address: None
-    server.files = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
-    server.gated, server.cut, server.asked = False, None, []
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    server.expected = network(X, T, return_dict=False)[0].detach()
-    server.digest = hashlib.sha256(server.files["diffusion_pytorch_model.safetensors"]).hexdigest()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    files = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    with servers.serving(
+        Hub,
+        files=files,
+        gated=False,
+        cut=None,
+        asked=[],
+        expected=network(X, T, return_dict=False)[0].detach(),
+        digest=hashlib.sha256(files["diffusion_pytorch_model.safetensors"]).hexdigest(),
+    ) as server:
+        yield server
 
 
 def of_hub(revision=None, repository="google/tiny", **given):

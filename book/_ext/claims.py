@@ -43,11 +43,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import guide
 import record_tables as tables
-import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
 from guide import Content
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from record_tables import Row
 from records import _Table, address, notes, provenance, rows_of
 from sphinx import addnodes
@@ -55,6 +54,7 @@ from sphinx.application import Sphinx
 
 from fewstep import results
 from fewstep.errors import UserError, unknown
+from fewstep.files import read_yaml
 
 FILE = Path("data") / "claims.yml"
 
@@ -187,14 +187,7 @@ def read(path: Path) -> Ledger:
     Raises:
         UserError: if it cannot be read or does not fit the schema; the line names the file and the field.
     """
-    try:
-        return Ledger.model_validate(yaml.safe_load(path.read_text("utf-8")))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except ValidationError as error:
-        raise UserError(f"{path}: {results._complaint(error)}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return read_yaml(path, Ledger)
 
 
 # --- outcomes ------------------------------------------------------------------------------------------------------

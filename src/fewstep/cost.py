@@ -19,9 +19,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from .errors import UserError, unknown
+from .files import read_yaml
 from .provenance import ROOT
 from .results import METRICS, Measurement, Record, load
 
@@ -196,18 +197,8 @@ def profile(root: Path = ROOT) -> Profile:
     Raises:
         UserError: if ``data/cost/paper.yml`` does not fit its schema or names a network that it does not describe.
     """
-    import yaml
-
     path = root / "data" / "cost" / "paper.yml"
-    try:
-        found = Profile.model_validate(yaml.safe_load(path.read_text("utf-8")))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; restore it with git") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    found: Profile = read_yaml(path, Profile)
     for name in [found.scorer, *(name for table in found.tables for name in (table.network, table.decoder) if name)]:
         if name not in found.networks:
             raise unknown(f"network in {path}", name, found.networks)

@@ -42,6 +42,7 @@ __all__ = [
     "inpainting",
     "inverse",
     "label",
+    "likelihood",
     "line",
     "linestyle",
     "marker",
@@ -889,6 +890,33 @@ def cost(records: Records, images: int = 1_000_000, most: int = 64) -> Figure:
     _calls(right, [2**k for k in range(most.bit_length())])
     right.set(xlabel="workers", yscale="log")
     right.legend()
+    return figure
+
+
+def likelihood(records: Records) -> Figure:
+    """Mean error of the log-density in bits per dimension against network calls, a panel for each problem.
+
+    Plans in the colours of their solvers; RK45 is black, solid in t and dashed in ρ. The dotted line is at 0.01 bits.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    rows = _rows(records, metric="likelihood_error", of=None)
+    titles = {"mixture": "mixture", "digits": "digits, ideal denoiser", "network": "digits, network"}
+    problems = sorted(_values(rows, "problem"), key=list(titles).index)
+    figure, axes = _new(1, len(problems), sharey=True, figsize=(7.0, 3.0))
+    for ax, problem in zip(axes[0], problems, strict=True):
+        here = [row for row in rows if row["problem"] == problem]
+        for solver, grid in dict.fromkeys((row["solver"], row["grid"]) for row in here):
+            adaptive = {"color": "k", "marker": ".", "linestyle": "-" if grid == "in t" else "--"}
+            style = {**adaptive, "label": f"RK45 {grid}"} if solver == "rk45" else line(solver)
+            _draw(ax, [row for row in here if (row["solver"], row["grid"]) == (solver, grid)], "nfe", **style)
+        ax.axhline(0.01, color="k", linestyle=":", linewidth=1)
+        ax.set(title=titles[problem], yscale="log", ylim=(1e-6, 10))
+        _calls(ax, (10, 30, 100, 300))
+    axes[0, 0].set_ylabel("error, bits per dimension")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 

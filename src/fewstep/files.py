@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and YAML files that fit a schema."""
 
 from __future__ import annotations
 
@@ -8,10 +8,38 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
-__all__ = ["write_atomically"]
+__all__ = ["complaint", "read_yaml", "write_atomically"]
+
+
+def read_yaml(path: Path, schema: Any) -> Any:
+    """The content of a YAML file as a type that pydantic knows.
+
+    Raises:
+        UserError: if it cannot be read, is not YAML or does not fit; the line names the file and the first fault.
+    """
+    import yaml
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(schema).validate_python(yaml.safe_load(path.read_text("utf-8")))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; restore it with git") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: {complaint(error)}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, or a date that does not exist
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def complaint(error: Any) -> str:
+    """The first fault that pydantic's ``ValidationError`` names, in one line: the field, and what is wrong with it."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{place or 'the document'}: {first['msg']}{more}"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -4,16 +4,14 @@ Features are the 2048 of the last pooling layer, of images quantised to 8 bits; 
 (2017, Eq. 6). Reference statistics are computed once and kept in ``data/cache/statistics`` by the content of images and
 weights, or read from a published ``.npz`` with ``mu`` and ``sigma``.
 
-The weights are a file of torch-fidelity's releases. ``FEWSTEP_INCEPTION`` names it; otherwise it is looked for in
-``data/cache/inception`` and, with a network, fetched there once.
+The weights are a file of torch-fidelity's releases. ``FEWSTEP_INCEPTION`` names it; otherwise it is fetched once, into
+``data/cache/inception``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
-import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from . import data, shards
 from .errors import UserError
 from .files import write_atomically
+from .models import downloads
 from .models.checkpoints import sha256
 from .models.convert import read
 from .provenance import ROOT
@@ -46,7 +44,7 @@ VARIABLE = "FEWSTEP_INCEPTION"
 """Environment variable that names the file of weights."""
 NAME = "weights-inception-2015-12-05-6726825d.pth"
 """The file of torch-fidelity's releases; its name ends in the first digits of its SHA-256."""
-PREFIX = "6726825d"
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 FOLDER = ROOT / "data" / "cache" / "inception"
 CACHE = ROOT / "data" / "cache" / "statistics"
 """Where statistics of references are kept."""
@@ -60,7 +58,7 @@ def weights_file() -> Path:
     """The file of weights, fetched if there is none and the network allows it.
 
     Raises:
-        UserError: if there is none; says which file to put where.
+        UserError: if there is none and it cannot be fetched; says which file to put where.
     """
     if given := os.environ.get(VARIABLE):
         if not Path(given).is_file():
@@ -70,35 +68,10 @@ def weights_file() -> Path:
         return Path(given)
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as url
 
-    path = FOLDER / NAME
-    if not path.exists():
-        try:
-            blob = _fetch(url)
-        except (OSError, http.client.HTTPException):
-            raise UserError(
-                f"FID needs {NAME}: put {url} at {path}, or anywhere and set {VARIABLE} to that file"
-            ) from None
-        write_atomically(path, lambda temporary: temporary.write_bytes(blob))
-    return path
-
-
-def _fetch(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=60) as answer:
-        size = int(answer.headers.get("Content-Length") or 0) or None
-        pieces = []
-        with tqdm(desc=NAME, total=size, unit="B", unit_scale=True, disable=None) as bar:
-            while piece := answer.read(1 << 20):
-                pieces.append(piece)
-                bar.update(len(piece))
-    blob = b"".join(pieces)
-    _compare(hashlib.sha256(blob).hexdigest(), url)
-    return blob
-
-
-def _compare(digest: str, where: Path | str) -> None:
-    """The published file's name has the beginning of its hash; a file of that name must have that content."""
-    if str(where).endswith(NAME) and not digest.startswith(PREFIX):
-        raise UserError(f"{where} is damaged: its SHA-256 begins with {digest[:8]}, not {PREFIX}; fetch it anew")
+    try:
+        return downloads.fetch(url, SHA256, NAME, cache=FOLDER)
+    except UserError as error:
+        raise UserError(f"{error}; or fetch it elsewhere and set {VARIABLE} to the file {NAME}") from None
 
 
 class Inception(nn.Module):
@@ -122,8 +95,9 @@ class Inception(nn.Module):
         path = Path(path or weights_file())
         read(path)  # torch-fidelity unpickles without checks what is found here to hold nothing but tensors
         self.sha256 = sha256(path)
-        self.published = self.sha256.startswith(PREFIX)
-        _compare(self.sha256, path)
+        self.published = self.sha256 == SHA256
+        if path.name.endswith(NAME) and not self.published:
+            raise UserError(f"{path} is damaged: its SHA-256 is {self.sha256}, not {SHA256}; fetch it anew")
         try:
             self.network = FeatureExtractorInceptionV3(EXTRACTOR, [str(FEATURES)], feature_extractor_weights_path=path)
         except (RuntimeError, TypeError, AttributeError):  # other names or shapes, or no dictionary

@@ -29,10 +29,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import UserError, unknown
-from .files import write_atomically
+from .files import complaint, read_yaml, write_atomically
 from .provenance import ROOT, cell_key, device_name, package_versions, revision, weights_of
 
 if TYPE_CHECKING:
@@ -268,14 +268,6 @@ def _words(coordinates: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in coordinates.items() if value not in (None, ()))
 
 
-def _complaint(error: ValidationError) -> str:
-    """The first fault of a document in one line: the field, and what is wrong with it."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{place or 'the document'}: {first['msg']}{more}"
-
-
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
@@ -290,7 +282,7 @@ def read(path: Path) -> Record:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
-        raise UserError(f"{path}: {_complaint(error)}; a record as `make experiments` writes it is needed") from None
+        raise UserError(f"{path}: {complaint(error)}; a record as `make experiments` writes it is needed") from None
 
 
 def write(record: Record, folder: Path = RESULTS) -> Path:
@@ -436,7 +428,7 @@ class Recorder:
         try:
             self.measurements.append(Measurement.model_validate(values))
         except ValidationError as error:
-            raise UserError(f"measurement of {metric} ({solver}, nfe={nfe}): {_complaint(error)}") from None
+            raise UserError(f"measurement of {metric} ({solver}, nfe={nfe}): {complaint(error)}") from None
 
 
 def _plain(value: Any) -> Any:
@@ -500,7 +492,7 @@ def recording(
         )
         record = Record(provenance=provenance, measurements=recorder.measurements)
     except ValidationError as error:
-        raise UserError(f"{profile}/{experiment}/{cell}: {_complaint(error)}") from None
+        raise UserError(f"{profile}/{experiment}/{cell}: {complaint(error)}") from None
     write(record, Path(out) if out else RESULTS)
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -562,25 +554,20 @@ def planned(root: Path = ROOT) -> dict[str, dict[str, Experiment]]:
         UserError: if the file does not fit its schema.
     """
     path = root / "workflow" / "experiments.yml"
-    try:
-        return _planned(path, path.stat().st_mtime_ns)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+    return _planned(path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+Profiles = Annotated[
+    dict[Name, dict[Name, Experiment]],
+    # `shared` is a place for YAML anchors.
+    BeforeValidator(
+        lambda found: {k: v for k, v in found.items() if k != "shared"} if isinstance(found, dict) else found
+    ),
+]
 
 
 @functools.cache
 def _planned(path: Path, changed_ns: int) -> dict[str, dict[str, Experiment]]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-        if isinstance(content, dict):
-            content.pop("shared", None)  # a place for YAML anchors
-        document = TypeAdapter(dict[Name, dict[Name, Experiment]]).validate_python(content)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_complaint(error)}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, or a date that does not exist
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     return {
         profile: {
             name: experiment.model_copy(
@@ -588,7 +575,7 @@ def _planned(path: Path, changed_ns: int) -> dict[str, dict[str, Experiment]]:
             )
             for name, experiment in experiments.items()
         }
-        for profile, experiments in document.items()
+        for profile, experiments in read_yaml(path, Profiles).items()
     }
 
 
@@ -616,10 +603,10 @@ def cells(profile: str, experiment: str | None = None, root: Path = ROOT, *, tim
         raise unknown(f"experiment of profile {profile}", experiment, experiments)
     wanted = [experiment] if experiment else [name for name in experiments if not is_training(name)]
     return [
-        Cell(profile, name, cell, parameters, planned_as.shards, planned_as.gpu, planned_as.timed)
-        for name, planned_as in [(name, experiments[name]) for name in wanted]
-        if timed or not planned_as.timed
-        for cell, parameters in planned_as.cells.items()
+        Cell(profile, name, cell, parameters, found.shards, found.gpu, found.timed)
+        for name, found in experiments.items()
+        if name in wanted and (timed or not found.timed)
+        for cell, parameters in found.cells.items()
     ]
 
 

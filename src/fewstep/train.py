@@ -144,13 +144,17 @@ def draw_batch(
     """
     random, device = generator(*key), images.device
     rows = torch.randint(len(images), (batch,), generator=random)
-    u = 1 - torch.rand(batch, generator=random, dtype=torch.float64)
-    t = process.t_min + (process.t_max - process.t_min) * u
+    t = _times(process, batch, random)
     # Noise is as large as the images: it is drawn where they are.
     source = random if device.type == "cpu" else generator(*key, device=device)
     z = torch.randn((batch, *images.shape[1:]), generator=source, device=device)
     x0 = to_float(images[rows.to(device)])
     return (mirror(x0, random) if flip else x0), t, z, rows
+
+
+def _times(process: Process, n: int, random: torch.Generator) -> Tensor:
+    """Uniform on (t_min, t_max], (n,), float64."""
+    return process.t_min + (process.t_max - process.t_min) * (1 - torch.rand(n, generator=random, dtype=torch.float64))
 
 
 def _labels(labels: Tensor, classes: int, unlabelled: float, *key: int) -> Tensor:
@@ -477,9 +481,7 @@ def train_classifier(
 
 def _noisy(model: nn.Module, x0: Tensor, process: Process, random: torch.Generator) -> Tensor:
     """What a classifier says of images at random times."""
-    t = process.t_min + (process.t_max - process.t_min) * (
-        1 - torch.rand(len(x0), generator=random, dtype=torch.float64)
-    )
+    t = _times(process, len(x0), random)
     alpha, sigma = coefficients(process, t, x0)
     x = alpha * x0 + sigma * torch.randn(x0.shape, generator=random).to(x0)
     return normalised(model, process)(x, t.to(x))

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from ..errors import UserError, unknown
+from ..files import read_yaml
 from ..noise import normal
 from ..provenance import ROOT
 from ..schedules import PROCESSES, Process
@@ -181,27 +182,17 @@ class Record(_Strict):
         return self
 
 
+class _Models(_Strict):
+    models: dict[str, Record]
+
+
 def records(root: Path = ROOT) -> dict[str, Record]:
     """The content of ``data/models.yml``, by name.
 
     Raises:
         UserError: if the file is missing or does not fit its schema.
     """
-    import yaml
-
-    path = root / "data" / "models.yml"
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))["models"]
-        return {name: Record.model_validate(entry) for name, entry in content.items()}
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; restore it with git") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: a mapping 'models' from names to records is needed") from None
+    return read_yaml(root / "data" / "models.yml", _Models).models
 
 
 # --- from a network to an ε-model ----------------------------------------------------------------------------------
