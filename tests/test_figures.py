@@ -208,7 +208,7 @@ def test_likelihood_has_a_panel_for_each_problem_and_two_kinds_of_rk45():
     panels = figures.likelihood([recorder(*rows)]).axes
     assert [ax.get_title() for ax in panels] == ["mixture", "digits, network"]
     for scale, ax in zip((1.0, 2.0), panels, strict=True):
-        for label, error in zip(("DDIM", "RK45 in t", "RK45 in rho"), errors.values(), strict=True):
+        for label, error in zip(("DDIM", "RK45 in t", "RK45 in ρ"), errors.values(), strict=True):
             np.testing.assert_allclose(curve(ax, label), [[12, scale * error / 12], [24, scale * error / 24]])
     with pytest.raises(UserError, match="make experiments"):
         figures.likelihood([])

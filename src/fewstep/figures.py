@@ -909,7 +909,7 @@ def likelihood(records: Records) -> Figure:
         here = [row for row in rows if row["problem"] == problem]
         for solver, grid in dict.fromkeys((row["solver"], row["grid"]) for row in here):
             adaptive = {"color": "k", "marker": ".", "linestyle": "-" if grid == "in t" else "--"}
-            style = {**adaptive, "label": f"RK45 {grid}"} if solver == "rk45" else line(solver)
+            style = {**adaptive, "label": f"RK45 {grid.replace('rho', 'ρ')}"} if solver == "rk45" else line(solver)
             _draw(ax, [row for row in here if (row["solver"], row["grid"]) == (solver, grid)], "nfe", **style)
         ax.axhline(0.01, color="k", linestyle=":", linewidth=1)
         ax.set(title=titles[problem], yscale="log", ylim=(1e-6, 10))
