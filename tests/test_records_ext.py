@@ -360,3 +360,71 @@ def test_what_was_not_run_names_the_command(clone):
     text = re.sub("<[^>]*>", "", html)
     assert "Experiment samples of profile card was not run: make gpu\n" in text
     assert "make experiments PROFILE=digits" in text
+
+
+def test_numbers_that_differ_in_their_seeds_only_are_one():
+    def row(value, *seeds, **more):
+        return {
+            "cell": f"c{seeds}",
+            "metric": "fd",
+            "value": value,
+            "low": None,
+            "high": None,
+            "seeds": [*seeds],
+            **more,
+        }
+
+    other = {"solver": "ddim", "stale": None}
+    rows = [row(1.0, 0, **other), row(2.0, 1, **other), row(3.0, 2, **{**other, "stale": "old"})]
+    (one,) = tables.pool(rows)
+    assert one["value"] == 2.0 and one["seeds"] == [0, 1, 2] and one["stale"] == "old"
+    assert one["high"] - 2 == 2 - one["low"] == pytest.approx(4.3026528 / 3**0.5)  # Student's t, 2 degrees of freedom
+    for apart in (
+        [row(1.0, 0, **other), row(2.0, 0, **other)],
+        [row(1.0, **other), row(2.0, **other)],
+        [row(1.0, 0, **other), row(2.0, 1, **{**other, "solver": "rk4"})],
+        [row(1.0, 0, **other), {**row(2.0, 1, **other), "low": 1.0, "high": 3.0}],
+    ):
+        assert tables.pool(apart) == apart
+
+
+DRAWN = """```{drawn} digits/toy
+:function: quality_against_nfe
+:arguments: metric=frechet_distance
+:caption: Drawn, with $x^2$
+:alt: curves
+:name: fig-toy
+```
+
+{numref}`fig-toy`
+"""
+
+
+def test_a_figure_is_drawn_from_the_records(clone):
+    page, *_ = build(clone, DRAWN)
+    text = re.sub(r"<[^>]*>", "", page)
+    assert page.count('alt="curves"') == 1 and "Fig. 1" in text and "make experiments PROFILE=digits" in text
+    (picture,) = (clone / "_build/_images").glob("quality_against_nfe-*.png")
+    before = picture.read_bytes()
+    make_record(clone, "rk4", {8: 5.5}, budget={8: 10})
+    *_, read = build(clone)
+    assert "index" in read and picture.read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("quality_against_nfe", "qualty_against_nfe", "did you mean quality_against_nfe"),
+        ("metric=frechet_distance", "metrik=x", "figures.quality_against_nfe: .*metrik"),
+        ("metric=frechet_distance", "metric=kid", "no record measures metric=kid"),
+        (":alt: curves\n", "", ":alt: is needed"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn(clone, old, new, message):
+    with pytest.raises(ExtensionError, match=message):
+        build(clone, DRAWN.replace(old, new))
+
+
+def test_a_figure_of_what_was_not_run(clone):
+    page, *_ = build(clone, DRAWN.replace("digits/toy", "card/samples").replace("{numref}`fig-toy`", ""))
+    assert "was not run: make gpu" in re.sub(r"<[^>]*>", "", page)

@@ -26,6 +26,14 @@ Directives, tables::
     :filter: solver=ddim|pndm-f
     ```
 
+    ```{drawn} cifar10/trajectories
+    :function: extrapolation
+    :arguments: grid=uniform
+    :caption: How well a polynomial predicts the next ε
+    :alt: Two panels of falling curves.
+    :name: fig-cifar-extrapolation
+    ```
+
     ```{reported} ddim_2010.02502
     :rows: sampler
     :columns: nfe
@@ -33,9 +41,11 @@ Directives, tables::
     ```
 
 ``rows`` and ``columns`` name coordinates (several rows: separated by commas); without them the table shows what varies.
+Numbers that differ in their seeds only are one: the mean, with its 95 % interval.
 A filter's values are separated by ``|``; one that has a comma in it is put in quotes whole (``"model=a, b"``).
 ``all-results`` shows every experiment of every profile; ``pictures`` the image grids that an experiment wrote to
-``book/_static``, a line for each sampler and grid, a column for each budget; ``reported`` a file of ``data/reported``,
+``book/_static``, a line for each sampler and grid, a column for each budget; ``drawn`` what a function of
+:mod:`fewstep.figures` draws of an experiment's records; ``reported`` a file of ``data/reported``,
 each row with its source. A number that is not there is an error that fails the build. A number whose making has changed
 since is struck through and says so; a page is written anew when a record of it changes or becomes stale.
 """
@@ -46,13 +56,16 @@ import csv
 import hashlib
 import html
 import json
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import matplotlib.pyplot as plt
 import record_tables as tables
+import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
 from record_tables import Row
@@ -61,7 +74,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from fewstep import results
+from fewstep import figures, results
 from fewstep.errors import UserError, unknown
 
 logger = logging.getLogger(__name__)
@@ -236,6 +249,8 @@ class _Table(SphinxDirective, _Records):
     def measured(self, records: list[results.Record], rows: list[Row]) -> list[nodes.Node]:
         """A table of measured numbers of one metric, the line on where they come from, and what is stale among them."""
         metric, place = rows[0]["metric"], f"{rows[0]['profile']}/{rows[0]['experiment']}"
+        used = {row["cell"] for row in rows}
+        rows = tables.pool(rows)
         by, column = tables.layout(rows, self.names("rows"), self.options.get("columns"))
         lines, columns, cells = tables.pivot(rows, by, column)
         top = [tables.head(name) for name in by]
@@ -251,7 +266,6 @@ class _Table(SphinxDirective, _Records):
                 texts.append([nodes.Text("–")] if row is None else self.cell(row, column))
             content.append(texts)
         caption = self.options.get("caption") or f"{results.METRICS[metric]} ({place})"
-        used = {row["cell"] for row in rows}
         records = [record for record in records if record.provenance.cell in used]
         found: list[nodes.Node] = [tables.build_table(caption, top, content, len(by)), provenance(records, rows)]
         for reason in dict.fromkeys(filter(None, (row["stale"] for row in rows))):
@@ -338,6 +352,55 @@ class PicturesDirective(_Table):
         sampler = tables.label("solver", row["solver"])
         alt = f"{row['samples']} samples drawn by {sampler} in {row['nfe']} calls on the grid {row['grid']}"
         return nodes.image(uri=f"/{path}", alt=alt)
+
+
+class DrawnDirective(_Table):
+    """A figure of :mod:`fewstep.figures` that takes the records of one experiment."""
+
+    required_arguments = 1
+    option_spec: ClassVar[dict[str, Callable[[str], Any]]] = {
+        name: directives.unchanged_required for name in ("function", "arguments", "caption", "alt", "name")
+    }
+
+    def content_nodes(self) -> list[nodes.Node]:
+        for option in ("function", "caption", "alt"):
+            if option not in self.options:
+                raise UserError(f":{option}: is needed")
+        profile, experiment = [*self.arguments[0].split("/"), ""][:2]
+        records = self.records(profile, experiment)
+        if not records:
+            return [self.not_run(profile, experiment)]
+        given = tables.parse_filter(self.options.get("arguments", ""))
+        path = self.draw(records, {name: yaml.safe_load(value) for name, (value,) in given.items()})
+        place = Path(os.path.relpath(path, self.env.srcdir)).as_posix()
+        figure = nodes.figure("", nodes.image(uri=f"/{place}", alt=self.options["alt"]), align="center")
+        content, _ = self.state.inline_text(self.options["caption"], self.lineno)
+        figure += nodes.caption("", "", *content)
+        if "name" in self.options:
+            self.add_name(figure)
+        rows = rows_of(records, self.root)
+        found: list[nodes.Node] = [figure, provenance(records, rows)]
+        for reason in dict.fromkeys(filter(None, (row["stale"] for row in rows))):
+            found.append(nodes.paragraph(text=f"stale: {reason}; to be measured again", classes=["stale-note"]))
+            notes(self.env).stale.add((self.env.docname, self.arguments[0]))
+        return found
+
+    def draw(self, records: list[results.Record], arguments: dict[str, Any]) -> Path:
+        """The picture in a file beside the site, from which Sphinx takes it."""
+        name = self.options["function"]
+        if name not in figures.__all__:
+            raise unknown("function of fewstep.figures", name, figures.__all__)
+        try:
+            figure = getattr(figures, name)(records, **arguments)
+        except TypeError as error:
+            raise UserError(f"figures.{name}: {error}") from None
+        content = json.dumps([self.env.docname, self.arguments, self.options], default=str)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+        path = Path(self.env.app.outdir).parent / "drawn" / f"{name}-{digest}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=160)
+        plt.close(figure)
+        return path
 
 
 class AllResultsDirective(_Table):
@@ -471,6 +534,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("results", ResultsDirective)
     app.add_directive("all-results", AllResultsDirective)
     app.add_directive("pictures", PicturesDirective)
+    app.add_directive("drawn", DrawnDirective)
     app.add_directive("reported", ReportedDirective)
     same = (lambda self, node: self.visit_entry(node), lambda self, node: self.depart_entry(node))
     app.add_node(tables.HeadEntry, html=(tables.visit_head_entry, same[1]), latex=same, text=same)
