@@ -47,6 +47,7 @@ __all__ = [
     "linestyle",
     "marker",
     "parametrisation",
+    "quality_against_cost",
     "quality_against_nfe",
     "schedules",
     "time_grids",
@@ -467,6 +468,26 @@ def quality_against_nfe(
         ax.remove()
     for ax in axes.flat[: len(panels)]:
         direct_labels(ax)
+    return figure
+
+
+def quality_against_cost(records: Records, solvers: Sequence[str]) -> Figure:
+    """Fréchet distance against the seconds that its samples took, as PNDM compares, each solver on its own grid.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    figure, axes = _new(figsize=(4.6, 3.0))
+    ax = axes[0, 0]
+    for name in solvers:
+        own = {"solver": name, "grid": get(name).default_grid, "gamma": None}
+        seconds = _rows(records, metric="seconds", **own)
+        distances = _rows(records, metric="frechet_distance", **own)
+        for row in distances:
+            row["seconds"] = np.mean([other["value"] for other in seconds if other["nfe"] == row["nfe"]])
+        _draw(ax, distances, "seconds", **line(name))
+    ax.set(xscale="log", yscale="log", xlabel="seconds", ylabel=METRICS["frechet_distance"])
+    direct_labels(ax)
     return figure
 
 
