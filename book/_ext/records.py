@@ -46,7 +46,8 @@ A filter's values are separated by ``|``; one that has a comma in it is put in q
 ``all-results`` shows every experiment of every profile; ``pictures`` the image grids that an experiment wrote to
 ``book/_static``, a line for each sampler and grid, a column for each budget; ``drawn`` what a function of
 :mod:`fewstep.figures` draws of an experiment's records; ``reported`` a file of ``data/reported``,
-each row with its source. A number that is not there is an error that fails the build. A number whose making has changed
+each row with its source. A number that is not there is an error that fails the build, unless a cell of its experiment
+is still to be run: then its place says so. A number whose making has changed
 since is struck through and says so; a page is written anew when a record of it changes or becomes stale.
 """
 
@@ -68,7 +69,7 @@ import record_tables as tables
 import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
-from record_tables import Row
+from record_tables import Absent, Row
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
@@ -234,8 +235,21 @@ class _Table(SphinxDirective, _Records):
     def run(self) -> list[nodes.Node]:
         try:
             return self.content_nodes()
+        except Absent as error:
+            if place := self.unfinished():
+                return [self.not_run(*place)]
+            raise self.fail(f"{self.name} {' '.join(self.arguments)}".strip(), error, self.lineno) from None
         except UserError as error:
             raise self.fail(f"{self.name} {' '.join(self.arguments)}".strip(), error, self.lineno) from None
+
+    def unfinished(self) -> tuple[str, str] | None:
+        """The experiment of this directive if its plan has cells without a record: what is asked of them is to come."""
+        profile, _, experiment = "".join(self.arguments[:1]).partition("/")
+        found = results.planned(self.root).get(profile, {}).get(experiment)
+        if found is None:
+            return None
+        measured = {record.provenance.cell for record in self.records(profile, experiment)}
+        return (profile, experiment) if set(found.cells) - measured else None
 
     @abstractmethod
     def content_nodes(self) -> list[nodes.Node]:
@@ -274,12 +288,13 @@ class _Table(SphinxDirective, _Records):
         return found
 
     def not_run(self, profile: str, experiment: str | None = None) -> nodes.paragraph:
-        """What stands in a table's place where nothing was measured."""
+        """What stands in a table's place where nothing was measured, or not yet what it shows."""
         plan = results.planned(self.root).get(profile, {})
         chosen = [plan[experiment]] if experiment in plan else list(plan.values())
         on_gpu = bool(chosen) and all(found.gpu for found in chosen)
         command = "make gpu" if on_gpu else f"make experiments PROFILE={profile}"
-        text = f"{f'Experiment {experiment} of profile' if experiment else 'Profile'} {profile} was not run: "
+        begun = " to its end" if experiment and self.records(profile, experiment) else ""
+        text = f"{f'Experiment {experiment} of profile' if experiment else 'Profile'} {profile} was not run{begun}: "
         return nodes.paragraph("", text, nodes.literal(text=command), classes=["not-run"])
 
     def cell(self, row: Row, column: str | None) -> list[nodes.Node]:
@@ -370,8 +385,11 @@ class DrawnDirective(_Table):
         records = self.records(profile, experiment)
         if not records:
             return [self.not_run(profile, experiment)]
-        given = tables.parse_filter(self.options.get("arguments", ""))
-        path = self.draw(records, {name: yaml.safe_load(value) for name, (value,) in given.items()})
+        arguments: dict[str, Any] = {}
+        for name, texts in tables.parse_filter(self.options.get("arguments", "")).items():
+            values = [yaml.safe_load(text) for text in texts]
+            arguments[name] = values if len(values) > 1 else values[0]
+        path = self.draw(records, arguments)
         place = Path(os.path.relpath(path, self.env.srcdir)).as_posix()
         figure = nodes.figure("", nodes.image(uri=f"/{place}", alt=self.options["alt"]), align="center")
         content, _ = self.state.inline_text(self.options["caption"], self.lineno)
@@ -394,6 +412,8 @@ class DrawnDirective(_Table):
             figure = getattr(figures, name)(records, **arguments)
         except TypeError as error:
             raise UserError(f"figures.{name}: {error}") from None
+        except UserError as error:  # of a function of figures: the records have nothing of the kind
+            raise Absent(str(error)) from None
         content = json.dumps([self.env.docname, self.arguments, self.options], default=str)
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
         path = Path(self.env.app.outdir).parent / "drawn" / f"{name}-{digest}.png"
