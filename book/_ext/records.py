@@ -192,7 +192,7 @@ class ResultRole(SphinxRole, _Records):
 # --- tables --------------------------------------------------------------------------------------------------------
 
 
-def provenance(records: list[results.Record], rows: list[Row]) -> nodes.paragraph:
+def provenance(records: list[results.Record], rows: list[Row], root: Path) -> nodes.paragraph:
     """The line under a table: where its numbers come from and what makes them again."""
     made = [record.provenance for record in records]
     revisions = [f"{(p.revision or 'unknown')[:8]}{'+' if p.dirty else ''}" for p in made]
@@ -213,8 +213,9 @@ def provenance(records: list[results.Record], rows: list[Row]) -> nodes.paragrap
         " to ".join(dict.fromkeys([days[0], days[-1]])),
     ]
     line = nodes.paragraph("", " · ".join(filter(None, parts)) + " · ", classes=["provenance"])
+    plan = results.planned(root).get(made[0].profile, {}).get(made[0].experiment)
     command = "train" if results.is_training(made[0].experiment) else "experiments"
-    line += nodes.literal(text=f"make {command} PROFILE={made[0].profile}")
+    line += nodes.literal(text="make gpu" if plan and plan.gpu else f"make {command} PROFILE={made[0].profile}")
     return line
 
 
@@ -281,7 +282,10 @@ class _Table(SphinxDirective, _Records):
             content.append(texts)
         caption = self.options.get("caption") or f"{results.METRICS[metric]} ({place})"
         records = [record for record in records if record.provenance.cell in used]
-        found: list[nodes.Node] = [tables.build_table(caption, top, content, len(by)), provenance(records, rows)]
+        found: list[nodes.Node] = [
+            tables.build_table(caption, top, content, len(by)),
+            provenance(records, rows, self.root),
+        ]
         for reason in dict.fromkeys(filter(None, (row["stale"] for row in rows))):
             found.append(nodes.paragraph(text=f"† stale: {reason}; to be measured again", classes=["stale-note"]))
             notes(self.env).stale.add((self.env.docname, place))
@@ -358,7 +362,7 @@ class PicturesDirective(_Table):
         caption = self.options.get("caption") or f"Samples, profile {profile}"
         table = self.place(tables.build_table(caption, top, content, 1))
         table["classes"].append("pictures")
-        return [table, provenance(records, rows)]
+        return [table, provenance(records, rows, self.root)]
 
     def picture(self, row: Row) -> nodes.image:
         path = f"_static/{row['profile']}/{row['solver']}-{row['grid']}-{row['budget']}.png"
@@ -397,7 +401,7 @@ class DrawnDirective(_Table):
         if "name" in self.options:
             self.add_name(figure)
         rows = rows_of(records, self.root)
-        found: list[nodes.Node] = [figure, provenance(records, rows)]
+        found: list[nodes.Node] = [figure, provenance(records, rows, self.root)]
         for reason in dict.fromkeys(filter(None, (row["stale"] for row in rows))):
             found.append(nodes.paragraph(text=f"stale: {reason}; to be measured again", classes=["stale-note"]))
             notes(self.env).stale.add((self.env.docname, self.arguments[0]))
