@@ -443,3 +443,21 @@ def test_what_a_cell_that_was_not_run_would_have(clone):
     assert text.count("Experiment toy of profile digits was not run to its end: make experiments PROFILE=digits") == 2
     with pytest.raises(ExtensionError, match="did you mean quality_against_nfe"):
         build(clone, DRAWN.replace("quality_", "qualty_"))
+
+
+def test_a_number_links_to_its_experiment_and_says_where_it_is_from(clone):
+    edit(clone / "book/conf.py", "numfig = True", "numfig = True\nrecords_page = 'index'")
+    number = "{result}`digits/toy solver=ddim budget=10`"
+    page, *_ = build(clone, f"{number}\n\n## All\n\n```{{all-results}}\n```")
+    link = re.search(r'<a class="result[^"]*" href="(?:index.html)?#(results-digits-toy)" title="([^"]*)">', page)
+    assert link and f'id="{link[1]}"' in page
+    for part in (
+        "a processor",
+        "89abcdef+",
+        "digits-unet 01234567",
+        "samples 1000",
+        "2026-01-02",
+        "1 s",
+        "make experiments",
+    ):
+        assert part in link[2]

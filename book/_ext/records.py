@@ -165,58 +165,72 @@ def address(text: str) -> tuple[str, str, dict[str, list[str]]]:
     return profile, experiment, {"cell": cell, **filters} if cell else filters
 
 
-class ResultRole(SphinxRole, _Records):
-    """One number, with its interval."""
-
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        try:
-            text, reason = self.find()
-        except (UserError, ValueError) as error:
-            raise self.fail(f"result {self.text!r}", error, self.lineno) from None
-        if reason is None:
-            return [nodes.inline(self.rawtext, text, classes=["result"])], []
-        notes(self.env).stale.add((self.env.docname, self.text))
-        struck = nodes.inline(self.rawtext, text, classes=["result", "stale"])
-        return [struck, nodes.inline("", f" (stale: {reason})", classes=["stale-note"])], []
-
-    def find(self) -> tuple[str, str | None]:
-        profile, experiment, filters = address(self.text)
-        digits = int(filters.pop("digits", ["3"])[0])
-        rows = rows_of(self.records(profile, experiment), self.root)
-        if not rows:
-            raise UserError(f"no record; make experiments PROFILE={profile}")
-        row = tables.single(tables.choose(rows, filters))
-        return tables.shown(row, digits), row["stale"]
-
-
-# --- tables --------------------------------------------------------------------------------------------------------
-
-
-def provenance(records: list[results.Record], rows: list[Row], root: Path) -> nodes.paragraph:
-    """The line under a table: where its numbers come from and what makes them again."""
+def origin(records: list[results.Record], rows: list[Row], root: Path) -> tuple[str, str]:
+    """Where numbers come from, in one line, and the command that makes them again."""
     made = [record.provenance for record in records]
     revisions = [f"{(p.revision or 'unknown')[:8]}{'+' if p.dirty else ''}" for p in made]
     weights = [f"{name} {digest[:8]}" for p in made for name, digest in p.weights.items()]
+    features = [p.feature_net for p in made if p.feature_net]
     samples = sorted({row["samples"] for row in rows if row["samples"] is not None})
     seeds = sorted({seed for row in rows for seed in row["seeds"]})
     days = sorted({p.started[:10] for p in made})
+    seconds = sum(p.wall_s for p in made)
     parts = [
         f"profile {made[0].profile}",
         tables.some(p.device for p in made),
         f"revision {tables.some(revisions)}",
         f"weights {tables.some(weights)}" if weights else "no trained weights",
-        f"features of {tables.some(p.feature_net for p in made if p.feature_net)}"
-        if any(p.feature_net for p in made)
-        else "",
+        f"features of {tables.some(features)}" if features else "",
         f"samples {tables.some(samples)}" if samples else "",
         f"seeds {tables.some(seeds, 6)}" if seeds else "",
         " to ".join(dict.fromkeys([days[0], days[-1]])),
+        f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min",
     ]
-    line = nodes.paragraph("", " · ".join(filter(None, parts)) + " · ", classes=["provenance"])
     plan = results.planned(root).get(made[0].profile, {}).get(made[0].experiment)
     command = "train" if results.is_training(made[0].experiment) else "experiments"
-    line += nodes.literal(text="make gpu" if plan and plan.gpu else f"make {command} PROFILE={made[0].profile}")
-    return line
+    again = "make gpu" if plan and plan.gpu else f"make {command} PROFILE={made[0].profile}"
+    return " · ".join(filter(None, parts)), again
+
+
+def provenance(records: list[results.Record], rows: list[Row], root: Path) -> nodes.paragraph:
+    """:func:`origin` as the line under a table."""
+    text, command = origin(records, rows, root)
+    return nodes.paragraph("", f"{text} · ", nodes.literal(text=command), classes=["provenance"])
+
+
+class ResultRole(SphinxRole, _Records):
+    """One number, with its interval; it links to its experiment among all results, its title says where it is from."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        try:
+            text, made, row = self.find()
+        except (UserError, ValueError) as error:
+            raise self.fail(f"result {self.text!r}", error, self.lineno) from None
+        classes = ["result", "stale"] if row["stale"] else ["result"]
+        shown: nodes.TextElement = nodes.inline(self.rawtext, text, classes=classes)
+        if page := self.config.records_page:
+            place = nodes.make_id(f"results-{row['profile']}-{row['experiment']}")
+            uri = f"{self.env.app.builder.get_relative_uri(self.env.docname, page)}#{place}"
+            title = "; ".join(origin([made], [row], self.root))
+            shown = nodes.reference("", "", shown, refuri=uri, reftitle=title, internal=True, classes=["result"])
+        if not row["stale"]:
+            return [shown], []
+        notes(self.env).stale.add((self.env.docname, self.text))
+        return [shown, nodes.inline("", f" (stale: {row['stale']})", classes=["stale-note"])], []
+
+    def find(self) -> tuple[str, results.Record, Row]:
+        profile, experiment, filters = address(self.text)
+        digits = int(filters.pop("digits", ["3"])[0])
+        records = self.records(profile, experiment)
+        rows = rows_of(records, self.root)
+        if not rows:
+            raise UserError(f"no record; make experiments PROFILE={profile}")
+        row = tables.single(tables.choose(rows, filters))
+        (made,) = (record for record in records if record.provenance.cell == row["cell"])
+        return tables.shown(row, digits), made, row
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
 
 
 class _Table(SphinxDirective, _Records):
@@ -554,6 +568,7 @@ def finish(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("records_root", str(results.ROOT), "env", [str])
+    app.add_config_value("records_page", "", "env", [str])  # the page with all-results, to which numbers link
     app.add_role("result", ResultRole())
     app.add_directive("results", ResultsDirective)
     app.add_directive("all-results", AllResultsDirective)
