@@ -313,7 +313,11 @@ class _Table(SphinxDirective, _Records):
         command = "make gpu" if on_gpu else f"make experiments PROFILE={profile}"
         begun = " to its end" if experiment and self.records(profile, experiment) else ""
         text = f"{f'Experiment {experiment} of profile' if experiment else 'Profile'} {profile} was not run{begun}: "
-        return nodes.paragraph("", text, nodes.literal(text=command), classes=["not-run"])
+        why = nodes.emphasis("", text, nodes.literal(text=command))
+        if "caption" not in self.options:
+            return nodes.paragraph("", "", why, classes=["not-run"])
+        caption, _ = self.state.inline_text(self.options["caption"].rstrip("."), self.lineno)
+        return nodes.paragraph("", "", *caption, nodes.Text(". "), why, classes=["not-run"])
 
     def cell(self, row: Row, column: str | None) -> list[nodes.Node]:
         text = tables.shown(row, self.options.get("digits", 3))
