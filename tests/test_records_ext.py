@@ -360,3 +360,104 @@ def test_what_was_not_run_names_the_command(clone):
     text = re.sub("<[^>]*>", "", html)
     assert "Experiment samples of profile card was not run: make gpu\n" in text
     assert "make experiments PROFILE=digits" in text
+
+
+def test_numbers_that_differ_in_their_seeds_only_are_one():
+    def row(value, *seeds, **more):
+        return {
+            "cell": f"c{seeds}",
+            "metric": "fd",
+            "value": value,
+            "low": None,
+            "high": None,
+            "seeds": [*seeds],
+            **more,
+        }
+
+    other = {"solver": "ddim", "stale": None}
+    rows = [row(1.0, 0, **other), row(2.0, 1, **other), row(3.0, 2, **{**other, "stale": "old"})]
+    (one,) = tables.pool(rows)
+    assert one["value"] == 2.0 and one["seeds"] == [0, 1, 2] and one["stale"] == "old"
+    assert one["high"] - 2 == 2 - one["low"] == pytest.approx(4.3026528 / 3**0.5)  # Student's t, 2 degrees of freedom
+    for apart in (
+        [row(1.0, 0, **other), row(2.0, 0, **other)],
+        [row(1.0, **other), row(2.0, **other)],
+        [row(1.0, 0, **other), row(2.0, 1, **{**other, "solver": "rk4"})],
+        [row(1.0, 0, **other), {**row(2.0, 1, **other), "low": 1.0, "high": 3.0}],
+    ):
+        assert tables.pool(apart) == apart
+
+
+DRAWN = """```{drawn} digits/toy
+:function: quality_against_nfe
+:arguments: metric=frechet_distance, solvers=ddim|rk4
+:caption: Drawn, with $x^2$
+:alt: curves
+:name: fig-toy
+```
+
+{numref}`fig-toy`
+"""
+
+
+def test_a_figure_is_drawn_from_the_records(clone):
+    page, *_ = build(clone, DRAWN)
+    text = re.sub(r"<[^>]*>", "", page)
+    assert page.count('alt="curves"') == 1 and "Fig. 1" in text and "make experiments PROFILE=digits" in text
+    (picture,) = (clone / "_build/_images").glob("quality_against_nfe-*.png")
+    before = picture.read_bytes()
+    make_record(clone, "rk4", {8: 5.5}, budget={8: 10})
+    *_, read = build(clone)
+    assert "index" in read and picture.read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("quality_against_nfe", "qualty_against_nfe", "did you mean quality_against_nfe"),
+        ("metric=frechet_distance", "metrik=x", "figures.quality_against_nfe: .*metrik"),
+        ("metric=frechet_distance", "metric=kid", "no record measures metric=kid"),
+        (":alt: curves\n", "", ":alt: is needed"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn(clone, old, new, message):
+    with pytest.raises(ExtensionError, match=message):
+        build(clone, DRAWN.replace(old, new))
+
+
+def test_a_figure_of_what_was_not_run(clone):
+    page, *_ = build(clone, DRAWN.replace("digits/toy", "card/samples").replace("{numref}`fig-toy`", ""))
+    assert "was not run: make gpu" in re.sub(r"<[^>]*>", "", page)
+
+
+def test_what_a_cell_that_was_not_run_would_have(clone):
+    """Until all cells of an experiment have records, what is asked of them in vain is still to come."""
+    more = "```{results} digits/toy\n:filter: gamma=2.0\n```\n"
+    with pytest.raises(ExtensionError, match="no column 'gamma'"):
+        build(clone, more)
+    edit(clone / "workflow/experiments.yml", "rk4: {solver: rk4}", "rk4: {solver: rk4}, sweep: {gammas: [2.0]}")
+    page, *_ = build(
+        clone, more + DRAWN.replace("metric=frechet_distance", "metric=kid").replace("{numref}`fig-toy`", "")
+    )
+    text = re.sub(r"<[^>]*>", "", page)
+    assert text.count("Experiment toy of profile digits was not run to its end: make experiments PROFILE=digits") == 2
+    with pytest.raises(ExtensionError, match="did you mean quality_against_nfe"):
+        build(clone, DRAWN.replace("quality_", "qualty_"))
+
+
+def test_a_number_links_to_its_experiment_and_says_where_it_is_from(clone):
+    edit(clone / "book/conf.py", "numfig = True", "numfig = True\nrecords_page = 'index'")
+    number = "{result}`digits/toy solver=ddim budget=10`"
+    page, *_ = build(clone, f"{number}\n\n## All\n\n```{{all-results}}\n```")
+    link = re.search(r'<a class="result[^"]*" href="(?:index.html)?#(results-digits-toy)" title="([^"]*)">', page)
+    assert link and f'id="{link[1]}"' in page
+    for part in (
+        "a processor",
+        "89abcdef+",
+        "digits-unet 01234567",
+        "samples 1000",
+        "2026-01-02",
+        "1 s",
+        "make experiments",
+    ):
+        assert part in link[2]

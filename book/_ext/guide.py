@@ -326,7 +326,7 @@ class FieldGuide(_Table):
         used = {row["cell"] for row in rows}
         found: list[nodes.Node] = [self.place(table)]
         if rows:
-            found.append(provenance([r for r in records if r.provenance.cell in used], rows))
+            found.append(provenance([r for r in records if r.provenance.cell in used], rows, self.root))
         for reason in dict.fromkeys(filter(None, (row["stale"] for row in rows))):
             found.append(nodes.paragraph(text=f"† stale: {reason}; to be measured again", classes=["stale-note"]))
             notes(self.env).stale.add((self.env.docname, "/".join(EXPERIMENT)))

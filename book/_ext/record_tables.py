@@ -11,9 +11,15 @@ from typing import Any
 from docutils import nodes
 
 from fewstep.errors import UserError
+from fewstep.metrics import confidence_interval
 from fewstep.solvers import SOLVERS
 
 Row = dict[str, Any]
+
+
+class Absent(UserError):
+    """Nothing is there of what was asked for."""
+
 
 LABELS = {"solver": "sampler", "nfe": "NFE", "budget": "NFE", "gamma": "γ", "eta": "η", "mu": "μ", "t_end": "end time"}
 """How a coordinate is spelled in a table's head."""
@@ -102,16 +108,16 @@ def choose(rows: list[Row], filters: Mapping[str, Sequence[str]]) -> list[Row]:
     """The rows that all filters keep.
 
     Raises:
-        UserError: if a filter names no column, or keeps nothing.
+        Absent: if a filter names no column, or keeps nothing.
     """
     for name, texts in filters.items():
         if not any(name in row for row in rows):
             columns = sorted({column for row in rows for column in row})
-            raise UserError(f"no column {name!r}; there are {', '.join(columns)}")
+            raise Absent(f"no column {name!r}; there are {', '.join(columns)}")
         kept = [row for row in rows if matches(row.get(name), texts)]
         if not kept:
             values = sorted({str(row.get(name)) for row in rows})
-            raise UserError(f"nothing with {name}={'|'.join(texts)}; there is {', '.join(values)}")
+            raise Absent(f"nothing with {name}={'|'.join(texts)}; there is {', '.join(values)}")
         rows = kept
     return rows
 
@@ -164,6 +170,26 @@ def layout(rows: list[Row], wanted_rows: list[str], wanted_columns: str | None) 
         if len({json.dumps([row.get(name) for name in [*choice, column or "metric"]]) for row in rows}) == len(rows):
             return choice, column
     return ["cell", *by], column
+
+
+def pool(rows: list[Row]) -> list[Row]:
+    """One row for measurements that differ in their seeds only: their mean, with its 95 % interval."""
+    groups: dict[str, list[Row]] = {}
+    apart = NOT_COORDINATES - {"profile", "experiment", "metric"}
+    for row in rows:
+        key = json.dumps({name: value for name, value in row.items() if name not in apart}, sort_keys=True)
+        groups.setdefault(key, []).append(row)
+    found = []
+    for group in groups.values():
+        seeds = [seed for row in group for seed in row["seeds"]]
+        known = all(row["seeds"] and row["low"] is None for row in group)
+        if len(group) == 1 or not known or len(set(seeds)) < len(seeds):
+            found += group
+            continue
+        mean, low, high = confidence_interval([row["value"] for row in group])
+        stale = next(filter(None, (row["stale"] for row in group)), None)
+        found.append({**group[0], "value": mean, "low": low, "high": high, "seeds": sorted(seeds), "stale": stale})
+    return found
 
 
 Cells = dict[tuple[tuple[Any, ...], Any], Row]

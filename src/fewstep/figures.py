@@ -47,6 +47,7 @@ __all__ = [
     "linestyle",
     "marker",
     "parametrisation",
+    "quality_against_cost",
     "quality_against_nfe",
     "schedules",
     "time_grids",
@@ -377,10 +378,13 @@ def _values(rows: Iterable[dict[str, Any]], column: str) -> list[Any]:
 
 
 def _draw(ax: Axes, rows: list[dict[str, Any]], x: str, interval: bool = True, **style: Any) -> None:
-    """A line of value against column ``x``, with its 95 % interval where there is one and it is asked for."""
+    """A line of value against column ``x``, with its 95 % interval where there is one and it is asked for.
+
+    Of several values at one place, such as those of several seeds, the mean is drawn.
+    """
     rows = sorted(rows, key=lambda row: row[x])
-    at, value = [row[x] for row in rows], [row["value"] for row in rows]
-    (drawn,) = ax.plot(at, value, **style)
+    at = _values(rows, x)
+    (drawn,) = ax.plot(at, [np.mean([row["value"] for row in rows if row[x] == place]) for place in at], **style)
     if interval and all(row["low"] is not None for row in rows):
         low, high = ([row[end] for row in rows] for end in ("low", "high"))
         ax.fill_between(at, low, high, color=drawn.get_color(), alpha=0.12, linewidth=0)
@@ -441,7 +445,7 @@ def quality_against_nfe(
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    rows = _rows(records, metric=metric)
+    rows = _rows(records, metric=metric, gamma=None)  # where γ is swept, other samples are counted
     panels = _panels(solvers, rows)
     across = min(2, len(panels))
     down = -(-len(panels) // across)
@@ -464,6 +468,26 @@ def quality_against_nfe(
         ax.remove()
     for ax in axes.flat[: len(panels)]:
         direct_labels(ax)
+    return figure
+
+
+def quality_against_cost(records: Records, solvers: Sequence[str]) -> Figure:
+    """Fréchet distance against the seconds that its samples took, as PNDM compares, each solver on its own grid.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    figure, axes = _new(figsize=(4.6, 3.0))
+    ax = axes[0, 0]
+    for name in solvers:
+        own = {"solver": name, "grid": get(name).default_grid, "gamma": None}
+        seconds = _rows(records, metric="seconds", **own)
+        distances = _rows(records, metric="frechet_distance", **own)
+        for row in distances:
+            row["seconds"] = np.mean([other["value"] for other in seconds if other["nfe"] == row["nfe"]])
+        _draw(ax, distances, "seconds", **line(name))
+    ax.set(xscale="log", yscale="log", xlabel="seconds", ylabel=METRICS["frechet_distance"])
+    direct_labels(ax)
     return figure
 
 
