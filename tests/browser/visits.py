@@ -9,7 +9,6 @@ from typing import Any
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-THEMES = ("light", "dark")
 WIDTHS = (1280, 390)
 
 FORMULAS = """() => ({
@@ -59,7 +58,7 @@ class Visit:
         unset, wrong, raw: formulas that were not set, that hold an error, that stand as source.
         images: pictures that do not show.
         wider: for each width of the window what makes the document scroll sideways.
-        violations: for each theme what axe-core counts as serious or critical.
+        violations: for each theme, and on a narrow page, what axe-core counts as serious or critical.
         size: bytes transferred.
     """
 
@@ -86,9 +85,12 @@ def use_theme(page: Page, theme: str) -> None:
     page.add_style_tag(content="*, ::before, ::after { transition: none !important; animation: none !important; }")
 
 
-def violations(page: Page) -> list[str]:
-    """What axe-core calls serious or critical, a line for each element."""
-    options: dict[str, Any] = {"resultTypes": ["violations"]}
+def violations(page: Page, only: list[str] | None = None) -> list[str]:
+    """What axe-core calls serious or critical (by all its rules, or by some), a line for each element."""
+    # axe would fetch style sheets anew, one at a wrong address.
+    options: dict[str, Any] = {"resultTypes": ["violations"], "preload": False}
+    if only:
+        options["runOnly"] = only
     found = Axe().run(page, options=options).response["violations"]
     return [
         f"{rule['id']} ({rule['help']}): {node['html'][:200]} {json.dumps(node['any'][:1] and node['any'][0]['message'])}"
@@ -113,12 +115,14 @@ def visit(browser: Browser, base: str, name: str) -> Visit:
     formulas = page.evaluate(FORMULAS)
     raw = page.evaluate(RAW)
     found, wider = {}, {}
-    for theme in THEMES:
+    for theme, rules in (("light", None), ("dark", ["color-contrast", "link-in-text-block"])):
         use_theme(page, theme)
-        found[theme] = violations(page)
+        found[theme] = violations(page, rules)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
         wider[width] = page.evaluate(WIDER)
+    page.wait_for_timeout(500)  # the theme waits with marking what scrolls until a window has its size
+    found["narrow"] = violations(page, ["scrollable-region-focusable"])
     size = page.evaluate(BYTES)
     page.close()
     return Visit(name, sorted(set(failed)), complaints, formulas["unset"], formulas["wrong"], raw, images, wider, found, size)
