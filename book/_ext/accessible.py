@@ -1,4 +1,4 @@
-"""What the theme leaves out for readers with a screen reader or a keyboard."""
+"""What the theme and other extensions leave out for readers with a screen reader or a keyboard."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bs4 import BeautifulSoup
+from docutils import nodes
 from sphinx.application import Sphinx
 
 
@@ -31,6 +32,17 @@ def wrap_toctree(app: Sphinx, pagename: str, templatename: str, context: dict[st
         context["generate_toctree_html"] = name_toggles_of(context["generate_toctree_html"])
 
 
+SHARED_IDS = {"proof", "proof-content", "exercise-content", "solution-content"}
+"""What sphinx-proof and sphinx-exercise give to every proof and every body alike; an id is for one element."""
+
+
+def drop_shared_ids(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    for node in doctree.findall(nodes.Element):
+        if SHARED_IDS.intersection(node.get("ids", [])):
+            node["ids"] = [name for name in node["ids"] if name not in SHARED_IDS]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("doctree-resolved", drop_shared_ids)
     app.connect("html-page-context", wrap_toctree, priority=600)  # after the theme, which sets it
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

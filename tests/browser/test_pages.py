@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
+from playwright.sync_api import Browser
 from visits import Visit
 
 MEGABYTE = 1_000_000
@@ -38,6 +39,23 @@ def test_accessible_in_light_and_dark(seen: Visit):
 
 def test_weight(seen: Visit):
     assert seen.size < (1.5 if seen.name == "index.html" else 5) * MEGABYTE
+
+
+def test_first_page_shows_within_a_second(browser: Browser, base: str):
+    """The best of three: other work on the machine only adds."""
+
+    def first_paint() -> float:
+        context = browser.new_context(base_url=base)  # with an empty cache
+        page = context.new_page()
+        page.goto("index.html")
+        paint = page.evaluate("""() => new Promise(done => new PerformanceObserver(list => {
+            const found = list.getEntriesByName("first-contentful-paint");
+            if (found.length) done(found[0].startTime);
+        }).observe({type: "paint", buffered: true}))""")
+        context.close()
+        return paint
+
+    assert min(first_paint() for _ in range(3)) < 1000
 
 
 class Links(HTMLParser):

@@ -1,10 +1,10 @@
-"""What a reader does: go on, search, copy, sort, switch to dark."""
+"""What a reader does: go on, search, copy, switch to dark, sort a table."""
 
 from __future__ import annotations
 
-import pytest
-from playwright.sync_api import Browser, Page, expect
-from visits import settle
+import re
+
+from playwright.sync_api import Locator, Page, expect
 
 CHAPTER = "chapters/pndm.html"
 
@@ -21,7 +21,7 @@ def test_next_and_previous(page: Page):
 def test_side_bar(page: Page):
     page.goto("index.html")
     page.locator(".bd-sidebar-primary").get_by_role("link", name="PNDM").click()
-    expect(page).to_have_url(lambda url: url.endswith(CHAPTER))
+    expect(page).to_have_url(re.compile(f"{CHAPTER}$"))
     expect(page.locator(".bd-sidebar-primary li.current.active > a")).to_have_count(1)
 
 
@@ -32,14 +32,15 @@ def test_side_bar_on_a_phone(page: Page):
     expect(link).not_to_be_in_viewport()
     page.locator("button.primary-toggle").first.click()
     page.locator("dialog, .bd-sidebar-primary").get_by_role("link", name="PNDM").locator("visible=true").first.click()
-    expect(page).to_have_url(lambda url: url.endswith(CHAPTER))
+    expect(page).to_have_url(re.compile(f"{CHAPTER}$"))
 
 
 def test_search_finds_pndm(page: Page):
     page.goto("search.html?q=PNDM")
     expect(page.locator("#search-results li a", has_text="PNDM").first).to_be_visible()
     page.locator("#search-results li a[href*='chapters/pndm']").first.click()
-    expect(page.locator("h1")).to_contain_text("PNDM")
+    expect(page).to_have_url(re.compile(CHAPTER))
+    expect(page.get_by_role("heading", level=1)).to_contain_text("PNDM")
 
 
 def test_search_field(page: Page):
@@ -52,7 +53,7 @@ def test_search_field(page: Page):
 
 def test_copy_buttons_copy(page: Page):
     page.goto(CHAPTER)
-    block = page.locator("div.highlight:has(button.copybtn)").first
+    block = page.locator("div.highlight:has(button.copybtn)").locator("visible=true").first
     block.scroll_into_view_if_needed()
     block.hover()
     block.locator("button.copybtn").click()
@@ -76,3 +77,60 @@ def test_theme_switches(page: Page):
     assert page.evaluate(background) != before
     page.reload()
     expect(html).to_have_attribute("data-theme", "dark")
+
+
+def column(table: Locator, index: int) -> list[str]:
+    return table.evaluate("(t, i) => [...t.tBodies[0].rows].map(row => row.cells[i].textContent.trim())", index)
+
+
+def value(text: str) -> float:
+    """A number as the tables write it: ``1.2 ± 0.1``, ``(1.2 ± 0.1)×10⁻⁵``, ``−3``."""
+    found = re.match(r"\(?(−?[\d.]+)[^×]*(?:×10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+))?", text)
+    assert found, text
+    power = (found[2] or "⁰").translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
+    return float(f"{found[1].replace('−', '-')}e{power}")
+
+
+def test_tables_sort(page: Page):
+    """Every column of the field guide's errors, by mouse: up, down, and back to the book's order."""
+    page.goto("field_guide.html")
+    table = page.locator("table.results", has_text="best grid at 10").first
+    heads = table.locator("thead th")
+    for index in range(heads.count()):
+        head, before = heads.nth(index), column(table, index)
+        for way in ("ascending", "descending"):
+            head.get_by_role("button").click()
+            expect(head).to_have_attribute("aria-sort", way)
+            expect(table.locator("[aria-sort]")).to_have_count(1)
+            now = column(table, index)
+            assert sorted(now) == sorted(before)
+            shown = [text for text in now if text != "–"]
+            assert now[len(shown) :] == ["–"] * (len(now) - len(shown))  # what was not measured comes last
+            if "error" in head.inner_text():
+                assert len(shown) > 20
+                values = [value(text) for text in shown]
+                assert values == sorted(values, reverse=way == "descending")
+        head.get_by_role("button").click()
+        expect(table.locator("[aria-sort]")).to_have_count(0)
+        assert column(table, index) == before
+
+
+def test_tables_sort_by_keyboard(page: Page):
+    page.goto("field_guide.html")
+    table = page.locator("table.results").first
+    button = table.get_by_role("button").first
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(table.locator("thead th").first).to_have_attribute("aria-sort", "ascending")
+    page.keyboard.press("Tab")
+    expect(table.get_by_role("button").nth(1)).to_be_focused()
+
+
+def test_figures_lie_on_a_light_card_in_the_dark(page: Page):
+    page.emulate_media(color_scheme="dark")
+    page.goto(CHAPTER)
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    figures = page.locator(".cell_output figure img")
+    assert figures.count()
+    for style in figures.evaluate_all("all => all.map(e => [getComputedStyle(e).backgroundColor, e.offsetWidth])"):
+        assert style[0] == "rgb(255, 255, 255)" and style[1] > 100
