@@ -6,9 +6,6 @@
 
 from __future__ import annotations
 
-import functools
-import gzip
-import http.server
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import servers
+from hosting import Files
 from playwright.sync_api import Browser, Page, sync_playwright
 from visits import Visit, visit
 
@@ -55,31 +53,6 @@ def site() -> Path:
     if found is None or not (found / "index.html").exists():
         pytest.exit(f"no site is rendered{f' in {found}' if found else ''}; `make book` renders one", returncode=2)
     return found
-
-
-class Files(http.server.SimpleHTTPRequestHandler, servers.Handler):
-    """The files of a folder; text is compressed, as every host of static pages does."""
-
-    def __init__(self, *arguments):
-        super().__init__(*arguments, directory=arguments[2].site)
-
-    def do_GET(self):
-        path = Path(self.translate_path(self.path))
-        path = path / "index.html" if path.is_dir() else path
-        if path.suffix not in (".html", ".js", ".css", ".svg", ".json") or not path.is_file():
-            return super().do_GET()
-        body = compressed(path)
-        self.send_response(200)
-        self.send_header("Content-Type", self.guess_type(path))
-        self.send_header("Content-Encoding", "gzip")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-@functools.cache
-def compressed(path: Path) -> bytes:
-    return gzip.compress(path.read_bytes(), compresslevel=6)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +11,18 @@ from playwright.sync_api import Browser, Page
 WIDTHS = (1280, 390)
 
 FORMULAS = """() => ({
-    unset: [...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container')).map(e => e.textContent),
+    unset: [...document.querySelectorAll('.math')]
+        .filter(e => !e.querySelector('mjx-container'))
+        .map(e => e.textContent),
     wrong: [...document.querySelectorAll('mjx-merror, [data-mjx-error]')].map(e => e.textContent),
 })"""
 
 RAW = r"""() => {
     const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) {
-        const {parentElement: parent, data} = walker.currentNode;
-        if (!parent.closest('pre, code, script, style, mjx-container') && /\\[(\[]|\$\$|\\begin\{/.test(data)) found.push(data);
+        const {parentElement: parent, data: text} = walker.currentNode;
+        if (parent.closest('pre, code, script, style, mjx-container')) continue;
+        if (/\\[(\[]|\$\$|\\begin\{/.test(text)) found.push(text);
     }
     return found;
 }"""
@@ -34,14 +36,11 @@ BROKEN_IMAGES = """async () => {
 }"""
 
 WIDER = """() => {
-    const width = document.documentElement.clientWidth;
-    if (document.documentElement.scrollWidth <= width) return [];
-    const cut = e => { for (let p = e.parentElement; p && p !== document.body; p = p.parentElement)
-        if (getComputedStyle(p).overflowX !== 'visible') return true; return false; };
-    const over = [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > width + 1 && !cut(e));
-    return [`${document.documentElement.scrollWidth} > ${width}`, ...over.slice(0, 5).map(e => e.outerHTML.slice(0, 120))];
+    const {clientWidth: width, scrollWidth} = document.documentElement;
+    const over = [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > width + 1);
+    return scrollWidth <= width ? [] : [`${scrollWidth} > ${width}`, ...over.map(e => e.outerHTML.slice(0, 120))];
 }"""
-"""What makes the document wider than the window."""
+"""Whether the document is wider than the window, and which elements reach beyond it."""
 
 BYTES = """() => [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]
     .reduce((sum, entry) => sum + entry.transferSize, 0)"""
@@ -93,7 +92,7 @@ def violations(page: Page, only: list[str] | None = None) -> list[str]:
         options["runOnly"] = only
     found = Axe().run(page, options=options).response["violations"]
     return [
-        f"{rule['id']} ({rule['help']}): {node['html'][:200]} {json.dumps(node['any'][:1] and node['any'][0]['message'])}"
+        f"{rule['id']}: {node['html'][:200]} {'; '.join(check['message'] for check in node['any'])}"
         for rule in found
         if rule["impact"] in ("serious", "critical")
         for node in rule["nodes"]
@@ -125,4 +124,6 @@ def visit(browser: Browser, base: str, name: str) -> Visit:
     found["narrow"] = violations(page, ["scrollable-region-focusable"])
     size = page.evaluate(BYTES)
     page.close()
-    return Visit(name, sorted(set(failed)), complaints, formulas["unset"], formulas["wrong"], raw, images, wider, found, size)
+    return Visit(
+        name, sorted(set(failed)), complaints, formulas["unset"], formulas["wrong"], raw, images, wider, found, size
+    )
