@@ -373,8 +373,8 @@ class FieldGuide(_Table):
             if solver.name not in mapping:
                 content.append([text(solver.title), quiet("no number at hand"), *[quiet("–")] * (len(budgets) + 2)])
                 continue
-            for k, choice in enumerate(mapping[solver.name]):
-                content.append([text(solver.title) if k == 0 else [], *self.quoted(choice, budgets)])
+            for choice in mapping[solver.name]:
+                content.append([text(solver.title), *self.quoted(choice, budgets)])
         caption = self.options.get("caption", "What the authors report: FID on CIFAR-10 at this many calls")
         table = tables.build_table(caption, top, content, 1)
         table["classes"] = ["reported", "guide"]
