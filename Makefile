@@ -21,7 +21,8 @@ BOOK_INPUTS := book src data workflow requirements.lock _config.yml _toc.yml
 RUN_OPTIONS = --executor '$(EXECUTOR)' $(if $(JOBS),--jobs $(JOBS)) $(if $(SHARDS),--shards $(SHARDS)) $(if $(DRY_RUN),--dry-run)
 JUPYTER_BOOK = $(BIN)/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml
 
-.PHONY: help book test serve experiments train gpu check bench test-browser test-golden test-slow test-kill test-slurm lint book-strict venv lock clean
+.PHONY: help book test serve experiments train gpu check bench test-browser test-golden test-slow test-kill test-slurm lint
+.PHONY: book-strict pdf venv lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -78,6 +79,10 @@ lint: $(STAMP)  ## ruff and mypy
 
 book-strict: $(STAMP)  ## render everything anew to _build/strict; any warning or failed cell is an error
 	$(JUPYTER_BOOK) --path-output _build/strict --all -W -n --keep-going
+
+pdf: $(STAMP)  ## print the whole book to _build/book.pdf, by Chromium or Chrome (CHROMIUM=...)
+	$(JUPYTER_BOOK) --path-output . --builder singlehtml
+	$(BIN)/python book/pdf.py _build/singlehtml/index.html _build/book.pdf
 
 venv: $(STAMP)  ## build .venv from requirements.lock
 

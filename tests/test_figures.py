@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import matplotlib
@@ -107,6 +108,15 @@ def test_all_families_that_were_measured_get_a_panel():
     figure = figures.quality_against_nfe([record])
     assert [ax.get_title() for ax in figure.axes] == ["DEIS, multistep", "Runge–Kutta"]
     assert set(name for names in figures.FAMILIES.values() for name in names) <= set(solvers.SOLVERS)
+
+
+def test_a_solver_of_no_family_gets_a_panel(monkeypatch):
+    own = dataclasses.replace(solvers.SOLVERS["ddim"], name="own", title="own")
+    monkeypatch.setitem(solvers.SOLVERS, "own", own)
+    rows = [*frechet("own", "quadratic", {5: 9.0, 10: 6.0}), *frechet("rk4", "quadratic", {5: 90.0, 9: 60.0})]
+    figure = figures.quality_against_nfe([recorder(*rows)])
+    assert [ax.get_title() for ax in figure.axes] == ["Runge–Kutta", "others"]
+    np.testing.assert_allclose(curve(figure.axes[1], "own"), [[5, 9.0], [10, 6.0]])
 
 
 def test_error_figure_draws_slopes_of_the_stated_orders():

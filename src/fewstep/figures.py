@@ -419,11 +419,15 @@ def _new(rows: int = 1, columns: int = 1, **keywords: Any) -> tuple[Figure, np.n
 
 
 def _panels(solvers: Sequence[str] | None, rows: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Which solvers go into which panel: those asked for into one, else each family that was measured into its own."""
+    """Which solvers go into which panel: those asked for into one, else each family that was measured into its own.
+
+    A solver of no family, such as one that a reader has added, goes into a panel of such.
+    """
     measured = _values(rows, "solver")
     if solvers is not None:
         return {"": [name for name in solvers if name in measured]}
     panels = {title: [name for name in names if name in measured] for title, names in FAMILIES.items()}
+    panels["others"] = [name for name in measured if not any(name in names for names in FAMILIES.values())]
     if set(measured) == {"ddim"}:
         return {"": ["ddim"]}
     return {title: names for title, names in panels.items() if set(names) - {"ddim"}}
