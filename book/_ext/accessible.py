@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bs4 import BeautifulSoup
 from docutils import nodes
 from sphinx.application import Sphinx
 
 
-def name_toggles(toctree: BeautifulSoup) -> None:
+def name_toggles(toctree: Any) -> None:
     """Name the buttons that unfold a part of the side bar: the theme gives them an arrow and no word."""
     for summary in toctree.select("li > a.reference + details > summary"):
         link = summary.parent.find_previous_sibling("a")

@@ -55,7 +55,7 @@ def notebook(doctree: nodes.document, docname: str, env: Any) -> str:
 
 
 def _cell(kind: str, source: str, metadata: dict[str, Any]) -> dict[str, Any]:
-    more = {"execution_count": None, "outputs": []} if kind == "code" else {}
+    more: dict[str, Any] = {"execution_count": None, "outputs": []} if kind == "code" else {}
     return {"cell_type": kind, "metadata": metadata, "source": source.splitlines(keepends=True), **more}
 
 
@@ -181,7 +181,7 @@ class _Writer:
 
     def code_cell(self, node: nodes.Element) -> None:
         self.end_cell()
-        source = next(part for part in node.children if part.get("nb_element") == "cell_code_source")  # type: ignore[attr-defined]
+        source = next(part for part in node.children if part.get("nb_element") == "cell_code_source")
         tags = node.get("cell_metadata", {}).get("tags", [])
         metadata: dict[str, Any] = {"tags": tags} if tags else {}
         if {"hide-input", "remove-input"} & set(tags):
