@@ -103,7 +103,8 @@ def visit(browser: Browser, base: str, name: str) -> Visit:
     """Open a page and look at it."""
     failed, complaints = [], []
     page = browser.new_page(viewport={"width": WIDTHS[0], "height": 900})
-    page.on("request", lambda request: request.url.startswith((base, "data:", "blob:")) or failed.append(request.url))
+    own = (base, "data:", "blob:")
+    page.on("request", lambda request: None if request.url.startswith(own) else failed.append(request.url))
     page.on("requestfailed", lambda request: failed.append(request.url))
     page.on("response", lambda response: response.status >= 400 and failed.append(response.url))
     page.on("console", lambda message: message.type in ("error", "warning") and complaints.append(message.text))
