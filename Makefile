@@ -60,9 +60,9 @@ check: $(STAMP)  ## run all experiments of PROFILE anew and compare each number 
 bench: $(STAMP)  ## time the executor beside the schedulers of diffusers
 	$(BIN)/python benchmarks/executor.py
 
-test-browser: $(STAMP)  ## open every page of the site rendered last in Chromium, without a network (FEWSTEP_CHROMIUM=...)
+test-browser: $(STAMP)  ## open every page of the site rendered last in Chromium, without a network (FEWSTEP_CHROMIUM=..., JOBS=...)
 	@[ -f $(SITE)/index.html ] || [ -f $(STRICT_SITE)/index.html ] || $(MAKE) book-strict
-	$(BIN)/python -m pytest -m browser tests/browser
+	$(BIN)/python -m pytest -m browser -n $(or $(JOBS),2) --dist loadgroup tests/browser
 
 test-golden: $(STAMP)  ## compare with the authors' own programs (FEWSTEP_GOLDEN=DIR: with another folder of vectors)
 	$(BIN)/python -m pytest tests/test_golden.py
