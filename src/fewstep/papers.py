@@ -77,7 +77,12 @@ def sampler(
     process, grid_options, options = model.process, dict(grid_options or {}), dict(options or {})
     eps: EpsModel = clipped(model, process) if clip else model
     if tolerance:
-        how = {"t_end": grid_options.get("t_end"), "rtol": tolerance, "atol": tolerance, "denoise": True}
+        how: dict[str, Any] = {
+            "t_end": grid_options.get("t_end"),
+            "rtol": tolerance,
+            "atol": tolerance,
+            "denoise": True,
+        }
         return Sampler(None, process.prior_std, lambda x, ids, seed: adaptive.rk45(process, eps, x, **how).x)
     if solver:
         return _planned(solvers.build(solver, process, budget, grid, grid_options, **options), eps)
@@ -87,8 +92,9 @@ def sampler(
         return _planned(score_sde.predict(process, times, predictor), eps)
 
     def corrected(x: Tensor, ids: Tensor, seed: int) -> Tensor:
-        how = {"predictor": predictor or None, "snr": snr, "correct_start": True, "seed": seed, "ids": ids}
-        return adaptive.predictor_corrector(process, times, eps, x, **how)
+        return adaptive.predictor_corrector(
+            process, times, eps, x, predictor=predictor or None, snr=snr, correct_start=True, seed=seed, ids=ids
+        )
 
     return Sampler(2 * steps if predictor else steps, process.prior_std, corrected)
 

@@ -1,7 +1,7 @@
 """What the papers report and which cell of profile ``paper`` reproduces it: the rows of ``data/reported``, row by row.
 
 ``data/reported/reproduced.yml`` says for each cell which rows it reproduces, and for each other row of the same files
-why none does. :func:`numbers` joins the two, :func:`ours` finds what was measured, :func:`gpu_hours` says what it takes.
+why none does. :func:`numbers` joins the two, :func:`ours` finds what was measured, :func:`gpu_hours` estimates the cost.
 """
 
 from __future__ import annotations
