@@ -108,8 +108,8 @@ def networks(place: Path) -> None:
     (place / "data" / "models.yml").write_text(yaml.safe_dump({"models": declared}), "utf-8")
 
 
-def images(place: Path) -> None:
-    """Random images for each data set of a cell's network: class folders for CIFAR-10, LSUN in its own format."""
+def images(place: Path, count: int = IMAGES) -> None:
+    """``count`` or more random images for each data set of a cell's network; CIFAR-10 as class folders."""
     import numpy as np
     from PIL import Image
 
@@ -124,22 +124,22 @@ def images(place: Path) -> None:
         for label in cifar.CLASSES:
             folder = place / "cifar10" / part / label
             folder.mkdir(parents=True)
-            for i in range(-(-IMAGES // len(cifar.CLASSES))):
+            for i in range(-(-count // len(cifar.CLASSES))):
                 write(folder / f"{i}.png", 32, 32, "png")
     celeba = place / "images" / "img_align_celeba"
     celeba.mkdir(parents=True)
-    for i in range(IMAGES):
+    for i in range(count):
         write(celeba / f"{i:06d}.jpg", 218, 178, "jpeg")
     for scene in ("church_outdoor_train", "bedroom_train"):
         try:
             import lmdb  # type: ignore[import-not-found, unused-ignore]
         except ImportError:  # the same images, taken out
             (place / "images" / scene).mkdir()
-            for i in range(IMAGES):
+            for i in range(count):
                 write(place / "images" / scene / f"{i:06d}.webp", 64, 80, "webp")
             continue
         with lmdb.open(str(place / "images" / f"{scene}_lmdb"), map_size=2**28) as made, made.begin(write=True) as all_:
-            for i in range(IMAGES):
+            for i in range(count):
                 file = io.BytesIO()
                 write(file, 64, 80, "webp")
                 all_.put(f"{i:040x}".encode(), file.getvalue())
@@ -180,23 +180,24 @@ def reduced(cell: results.Cell, first: bool = False) -> results.Cell:
     return dataclasses.replace(cell, profile=PROFILE, parameters=given | small)
 
 
-def prepare(place: Path, cells: Iterable[results.Cell]) -> None:
+def prepare(place: Path, cells: Iterable[results.Cell], count: int = IMAGES) -> None:
     """The clone in which the cells run; what was there is removed."""
     shutil.rmtree(place, ignore_errors=True)
     for folder in ("src", "book/experiments", "workflow", "data/checkpoints", "tests"):
         there = place / folder
         there.parent.mkdir(parents=True, exist_ok=True)
         there.symlink_to(ROOT / folder)
-    for make in (networks, images, inception):
-        make(place)
+    networks(place)
+    images(place, count)
+    inception(place)
     (place / "cells.json").write_text(json.dumps([[c.experiment, c.name, c.parameters] for c in cells]), "utf-8")
 
 
-def run(only: Iterable[str] = (), first: bool = False, place: Path = PLACE) -> int:
+def run(only: Iterable[str] = (), first: bool = False, place: Path = PLACE, count: int = IMAGES) -> int:
     """Prepares the clone and runs the cells there. Returns the exit code."""
     cells = [reduced(cell, first) for cell in results.cells("paper", only=tuple(only))]
     print(f"{PROFILE}: {len(cells)} cells; preparing networks and images below {os.path.relpath(place)}", flush=True)
-    prepare(place, cells)
+    prepare(place, cells, count)
     own = {"FEWSTEP_ROOT": place, "FEWSTEP_IMAGES": place / "images", "FEWSTEP_DATA": place / "cifar10"}
     own |= {"FEWSTEP_INCEPTION": place / "inception.pth", "FEWSTEP_MODELS": place / "data" / "cache" / "models"}
     environment = {**os.environ, **{name: str(path) for name, path in own.items()}, "HF_HUB_OFFLINE": "1"}

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import record_tables as tables
+import records
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
@@ -52,6 +53,10 @@ class _Directive(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         self.env.note_dependency(str(self.root / "data" / "reported" / "reproduced.yml"))
         self.env.note_dependency(str(self.root / "workflow" / "experiments.yml"))
+        seen = records.notes(self.env).seen.setdefault(self.env.docname, {})
+        for experiment in reported.METRICS:  # the page is read again when a record is made, changes or becomes stale
+            folder = self.root / "data" / "results" / reported.PROFILE / experiment
+            seen[f"{reported.PROFILE}/{experiment}"] = records.state(folder, self.root)
         try:
             return self.content_nodes()
         except UserError as error:
@@ -109,14 +114,16 @@ class ReproducedDirective(_Directive):
         """Our number and the difference, or what stands in their place."""
         if target is None:
             return [[nodes.Text(f"left out: {number.reason}")], [nodes.Text("–")]]
-        self.env.note_dependency(str(target.cell.path(self.root / "data" / "results")))
         row = reported.ours(target, self.root)
         if row is None:
             hours = reported.gpu_hours(target, self.root)
             text = f", about {hours:.2g} GPU-hours" if hours >= 0.1 else f", about {60 * hours:.2g} GPU-minutes"
             return [[nodes.Text("not run yet: "), nodes.literal(text=command(target.cell)), nodes.Text(text)], []]
         off = row["value"] - float(number.row["value"])
-        return [[nodes.Text(tables.shown(row, 3))], [nodes.Text(f"{off:+.2f}".replace("-", "−"))]]
+        value: list[nodes.Node] = [nodes.Text(tables.shown(row, 3))]
+        if row["stale"]:
+            value = [nodes.inline("", tables.shown(row, 3), classes=["stale"]), nodes.Text(f" (stale: {row['stale']})")]
+        return [value, [nodes.Text(f"{off:+.2f}".replace("-", "−"))]]
 
 
 def differences(notes: dict[str, str]) -> list[nodes.Node]:

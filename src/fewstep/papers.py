@@ -22,6 +22,7 @@ from .models.protocol import EpsModel, clipped, coefficients
 from .models.zoo import PaperModel, Preprocessing
 from .noise import normal
 from .plan import Plan
+from .schedules import DiscreteVP, Process
 from .solvers import score_sde
 
 __all__ = ["Sampler", "draw", "mean_square", "reference", "sampler", "statistics"]
@@ -58,7 +59,7 @@ def sampler(
 
     Args:
         model: the network with its record.
-        budget: network calls; not used by RK45.
+        budget: network calls; not used by RK45. Calls that DDIM's quadratic labels repeat are not made.
         solver: a plan, by a key of :data:`fewstep.solvers.SOLVERS`.
         grid: its time grid, or that of the predictor.
         grid_options: of the grid; of RK45, ``t_end``.
@@ -66,7 +67,8 @@ def sampler(
         predictor: a key of :data:`fewstep.solvers.score_sde.PREDICTORS`: as many steps as calls, or half as many if
             there is a corrector (score SDE, Table 1).
         snr: signal-to-noise ratio of a Langevin step at each time; without a predictor, corrections only.
-        tolerance: of RK45 in t, relative and absolute; it ends with a denoising call.
+        tolerance: of RK45, relative and absolute, in t; in ρ on a discrete process, whose slope in t jumps at every
+            label. It ends with a denoising call.
         clip: clip the denoised value to [−1, 1] at every call.
 
     Raises:
@@ -83,9 +85,11 @@ def sampler(
             "atol": tolerance,
             "denoise": True,
         }
+        how["in_rho"] = isinstance(process, DiscreteVP)
         return Sampler(None, process.prior_std, lambda x, ids, seed: adaptive.rk45(process, eps, x, **how).x)
     if solver:
-        return _planned(solvers.build(solver, process, budget, grid, grid_options, **options), eps)
+        times = _distinct(process, budget) if grid == "ddim-quadratic" else grid
+        return _planned(solvers.build(solver, process, budget, times, grid_options, **options), eps)
     steps = budget // 2 if predictor and snr else budget
     times = grids.build(grid, process, steps, **grid_options)
     if not snr:
@@ -97,6 +101,12 @@ def sampler(
         )
 
     return Sampler(2 * steps if predictor else steps, process.prior_std, corrected)
+
+
+def _distinct(process: Process, n: int) -> grids.Grid:
+    """DDIM's quadratic labels, each once: a step between equal labels, as its program takes them, changes nothing."""
+    labels = grids.ddim_quadratic(process, n)
+    return labels[np.append(True, np.diff(labels) < 0)]
 
 
 def _planned(plan: Plan, eps: EpsModel) -> Sampler:

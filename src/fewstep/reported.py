@@ -1,7 +1,7 @@
 """What the papers report and which cell of profile ``paper`` reproduces it: the rows of ``data/reported``, row by row.
 
 ``data/reported/reproduced.yml`` says for each cell which rows it reproduces, and for each other row of the same files
-why none does. :func:`numbers` joins the two, :func:`ours` finds what was measured, :func:`gpu_hours` estimates the cost.
+why none does. :func:`numbers` joins the two, :func:`ours` finds what was measured, :func:`gpu_hours` the cost.
 """
 
 from __future__ import annotations
@@ -188,12 +188,17 @@ def _some(calls: Iterable[int | None]) -> str:
 
 
 def ours(target: Target, root: Path = ROOT) -> dict[str, Any] | None:
-    """The measurement that reproduces a number, as a row of :func:`fewstep.results.table`; None if there is none."""
+    """The measurement that reproduces a number, as a row of :func:`fewstep.results.table`; None if there is none.
+
+    ``stale`` says why it no longer is what the code would measure; None if it is.
+    """
     path = target.cell.path(root / "data" / "results")
     if not path.exists():
         return None
-    found = results.table([results.read(path)], metric=METRICS[target.cell.experiment])
-    return next((row for row in found if target.budget is None or row["budget"] == target.budget), None)
+    record = results.read(path)
+    found = results.table([record], metric=METRICS[target.cell.experiment])
+    row = next((row for row in found if target.budget is None or row["budget"] == target.budget), None)
+    return None if row is None else {**row, "stale": results.why_stale(record, root)}
 
 
 # --- what it takes -------------------------------------------------------------------------------------------------
