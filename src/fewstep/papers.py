@@ -7,6 +7,7 @@ their Inception features.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from .plan import Plan
 from .schedules import DiscreteVP, Process
 from .solvers import score_sde
 
-__all__ = ["Sampler", "draw", "mean_square", "reference", "sampler", "statistics"]
+__all__ = ["Sampler", "draw", "extractor", "mean_square", "reference", "sampler", "statistics"]
 
 
 class Sampler(NamedTuple):
@@ -135,6 +136,20 @@ def mean_square(model: PaperModel, known: Tensor, times: np.ndarray, batch: int 
             total += float(model(alpha * x0 + sigma * z, at).double().square().sum())
         found.append(total / known.numel())
     return np.array(found)
+
+
+def extractor(device: torch.device | str = "cpu") -> inception.Inception:
+    """Inception on a device, once per process.
+
+    Raises:
+        UserError: as :class:`fewstep.inception.Inception`.
+    """
+    return _extractor(inception.weights_file(), str(device))
+
+
+@functools.cache
+def _extractor(path: Path, device: str) -> inception.Inception:
+    return inception.Inception(path).to(device)
 
 
 def reference(how: Preprocessing, network: inception.Inception) -> inception.Statistics:
