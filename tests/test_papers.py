@@ -8,7 +8,7 @@ import torch
 from test_zoo import Exact, entry
 from torch import nn
 
-from fewstep import data, grids, images, inception, papers, shards
+from fewstep import data, grids, images, inception, papers, results, shards
 from fewstep.errors import UserError
 from fewstep.models import zoo
 from fewstep.noise import normal
@@ -64,6 +64,19 @@ def test_the_budget_is_spent(kind):
     found = drawn(one, torch.arange(2))
     assert one.nfe == model.calls == KINDS[kind]["budget"]
     assert found.shape == (2, *SHAPE) and torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("cell", results.cells("paper", "fid"), ids=lambda cell: cell.name)
+def test_every_cell_names_a_sampler_that_makes_the_calls_of_its_rows(cell):
+    """On the process of the cell's own network, at every budget; repeated labels are called once."""
+    record = zoo.records()[cell.parameters["network"]]
+    model = zoo.PaperModel(nn.Identity(), record)
+    names = ("solver", "grid", "grid_options", "options", "predictor", "snr", "tolerance", "clip")
+    given = {name: cell.parameters[name] for name in names if name in cell.parameters}
+    for budget in cell.parameters.get("budgets", [0]):
+        one = papers.sampler(model, budget, **given)
+        repeated = given.get("grid") == "ddim-quadratic" and budget > 29
+        assert one.nfe is None if "tolerance" in given else one.nfe == budget or (repeated and one.nfe < budget)
 
 
 def test_a_solver_is_its_plan_and_a_predictor_is_score_sdes():
