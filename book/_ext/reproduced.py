@@ -87,7 +87,9 @@ class ReproducedDirective(_Directive):
         reasons = dict.fromkeys(number.reason for number in found if number.reason)
         if not any(number.targets for number in found):
             return [nodes.paragraph(text=f"{len(found)} rows, not reproduced: {'; '.join(reasons)}.")]
-        top = ["data", "sampler", "calls", "reported", "ours", "difference"]
+        # A data set with several networks: where each has its own, its name says enough.
+        by_model = len({(n.row["dataset"], n.row["model"]) for n in found}) > len({n.row["dataset"] for n in found})
+        top = ["data", *(["network"] if by_model else []), "sampler", "calls", "reported", "ours", "difference"]
         content = []
         notes: dict[str, str] = {}
         for number in found:
@@ -100,13 +102,14 @@ class ReproducedDirective(_Directive):
                 if target is not None and len(number.targets) > 1:
                     sampler.append(nodes.Text(f", {target.cell.name}"))
                 calls = row["nfe"] or "–" if target is None or target.budget is None else str(target.budget)
-                line: list[list[nodes.Node]] = [[nodes.Text(row["dataset"])], sampler, [nodes.Text(calls)]]
-                line.append([nodes.Text(value)])
+                line: list[list[nodes.Node]] = [[nodes.Text(row["dataset"])]]
+                line += [[nodes.Text(row["model"])]] if by_model else []
+                line += [sampler, [nodes.Text(calls)], [nodes.Text(value)]]
                 content.append([*line, *self.measured(number, target)])
                 if target is not None and target.differs:
                     notes[f"{target.cell.experiment}/{target.cell.name}"] = target.differs
         caption = f"{found[0].row['paper']}, {wanted}: {', '.join(metrics)}"
-        table = tables.build_table(caption, top, content, 2)
+        table = tables.build_table(caption, top, content, 2 + by_model)
         table["classes"] = ["reported"]
         return [table, *differences(notes)]
 
