@@ -31,6 +31,17 @@ READY = """async () => {
     await document.fonts.ready;
 }"""
 
+ARRANGE = """title => {
+    document.querySelector('#jb-print-docs-body').insertAdjacentHTML('beforebegin', title);
+    document.querySelectorAll("span[id^='document-'] + section").forEach(part => part.classList.add('chapter'));
+    document.querySelectorAll(['2', '3', '4', '5', '6'].map(n => `.chapter h${n}`)).forEach(old => {
+        const heading = document.createElement(`h${old.tagName[1] - 1}`);
+        heading.append(...old.childNodes);
+        old.replaceWith(heading);
+    });
+}"""
+"""Puts the title page first and makes the chapters' headings the highest: on one page they are below the first's."""
+
 
 def browser() -> str:
     """The browser's program: ``CHROMIUM``, or the first that is installed; exits where there is none."""
@@ -66,7 +77,7 @@ def print_pdf(page: Path, out: Path) -> None:
         tab.goto(page.resolve().as_uri(), wait_until="load")
         tab.add_style_tag(path=Path(__file__).with_name("_ext") / "static" / "print.css")
         tab.evaluate(READY)
-        tab.evaluate("html => document.querySelector('article').insertAdjacentHTML('afterbegin', html)", title_page())
+        tab.evaluate(ARRANGE, title_page())
         tab.emulate_media(media="print", color_scheme="light")
         tab.pdf(path=out, prefer_css_page_size=True, print_background=True, outline=True, tagged=True,
                 display_header_footer=True, header_template="<span></span>", footer_template=FOOTER)  # fmt: skip

@@ -181,12 +181,14 @@ class _Writer:
 
     def code_cell(self, node: nodes.Element) -> None:
         self.end_cell()
-        source = next(part for part in node.children if part.get("nb_element") == "cell_code_source")
+        # A hidden source lies in a node of its own (myst_nb's HideCodeCellNode).
+        parts = [part for part in node.findall(nodes.container) if part.get("nb_element") == "cell_code_source"]
+        source = "\n".join(block.astext() for part in parts for block in part.findall(nodes.literal_block))
         tags = node.get("cell_metadata", {}).get("tags", [])
         metadata: dict[str, Any] = {"tags": tags} if tags else {}
-        if {"hide-input", "remove-input"} & set(tags):
+        if "hide-input" in tags:
             metadata["jupyter"] = {"source_hidden": True}
-        self.cells.append(_cell("code", "\n".join(part.astext() for part in source.children), metadata))
+        self.cells.append(_cell("code", source, metadata))
         for figure in node.findall(nodes.figure):
             self.figure(figure)
 

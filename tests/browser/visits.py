@@ -54,7 +54,7 @@ THIN = """() => {
     document.querySelectorAll('.highlight pre').forEach(block => block.normalize());
     for (const body of document.querySelectorAll('tbody')) [...body.rows].slice(40).forEach(row => row.remove());
 }"""
-"""axe-core looks long at each element: one token of each kind, forty blocks of code and forty rows of a table are enough."""
+"""axe-core looks long at each element: one token of a kind, forty blocks of code, forty rows of a table are enough."""
 
 BYTES = """() => [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]
     .reduce((sum, entry) => sum + entry.transferSize, 0)"""

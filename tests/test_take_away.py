@@ -1,0 +1,157 @@
+"""What readers take along: the citation file, the notebooks of the pages, the PDF."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+import as_markdown  # noqa: E402
+from docutils import nodes  # noqa: E402
+
+SITE = ROOT / "_build" / "html"
+NOTEBOOKS = sorted((SITE / "_sources").rglob("*.ipynb"))
+rendered = pytest.mark.skipif(not NOTEBOOKS, reason="no site is rendered; `make book` renders one")
+
+
+# --- the citation file -----
+
+
+def test_the_citation_file_says_what_the_package_says():
+    """The fields that CFF 1.2.0 requires, and those that the package states as well."""
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert cff["cff-version"] == "1.2.0" and cff["message"] and cff["title"]
+    assert cff["authors"] and all(author["name"] for author in cff["authors"])
+    assert cff["type"] in ("software", "dataset")
+    assert (cff["version"], cff["license"]) == (package["version"], package["license"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", str(cff["date-released"]))
+    allowed = "cff-version message title type abstract authors version date-released license keywords"
+    assert set(cff) <= set(allowed.split())
+
+
+def test_binder_installs_what_is_locked():
+    script = (ROOT / ".binder" / "postBuild").read_text("utf-8")
+    assert "--require-hashes -r requirements.lock" in script and os.access(ROOT / ".binder" / "postBuild", os.X_OK)
+    wanted = yaml.safe_load((ROOT / ".binder" / "environment.yml").read_text("utf-8"))["dependencies"]
+    assert wanted[0] in yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
+
+
+# --- from a document tree to a notebook -----
+
+
+def tree(*children):
+    section = nodes.section("", nodes.title(text="Title"), *children)
+    document = nodes.document(None, None)
+    document += section
+    return document
+
+
+def cells(document, numbers=None):
+    env = SimpleNamespace(toc_fignumbers={"page": numbers or {}}, titles={"page": nodes.title(text="Title")})
+    made = nbformat.reads(as_markdown.notebook(document, "page", env), as_version=4)
+    nbformat.validate(made)
+    return made.cells[2:]
+
+
+def test_text_and_mathematics_become_markdown():
+    text = nodes.paragraph()
+    text += [nodes.Text("of "), nodes.math(text=r"\rho"), nodes.Text(" "), nodes.emphasis(text="and"), nodes.Text(" ")]
+    text += [nodes.reference("", "there", refuri="https://example.org"), nodes.reference("", " (1.2)", refid="eq")]
+    equation = nodes.math_block("", "x = 1", ids=["equation-a"])
+    found = cells(tree(text, equation), {"displaymath": {"equation-a": (3, 4)}})[0].source
+    assert r"of $\rho$ *and* [there](https://example.org) (1.2)" in found
+    assert "$$\nx = 1 \\tag{3.4}\n$$" in found and found.startswith("# Title\n")
+
+
+def test_lists_and_tables_become_markdown():
+    inner = nodes.bullet_list("", nodes.list_item("", nodes.paragraph(text="b")))
+    outer = nodes.bullet_list("", nodes.list_item("", nodes.paragraph(text="a"), inner))
+    entries = [nodes.row("", *(nodes.entry("", nodes.paragraph(text=t)) for t in line)) for line in ("pq", "r|")]
+    group = nodes.tgroup("", nodes.thead("", entries[0]), nodes.tbody("", entries[1]))
+    table = nodes.table("", nodes.title(text="What"), group, ids=["t"])
+    found = cells(tree(outer, table), {"table": {"t": (2,)}})[0].source
+    assert "- a\n  \n  - b" in found
+    assert "*Table 2: What*\n\n| p | q |\n|---|---|\n| r | \\| |" in found
+
+
+def test_a_hidden_cell_keeps_its_source_and_its_caption():
+    source = nodes.container("", nodes.container("", nodes.literal_block(text="1 + 1")), nb_element="cell_code_source")
+    hidden = nodes.container("", source)
+    figure = nodes.figure("", nodes.caption(text="What to see."), ids=["fig"])
+    output = nodes.container("", figure, nb_element="cell_code_output")
+    cell = nodes.container("", hidden, output, nb_element="cell_code", cell_metadata={"tags": ["hide-input"]})
+    code, caption = cells(tree(cell), {"figure": {"fig": (1, 2)}})[1:]
+    assert code.cell_type == "code" and code.source == "1 + 1" and code.metadata.jupyter.source_hidden
+    assert caption.source == "*Figure 1.2. *What to see."
+
+
+# --- the notebooks of the rendered site -----
+
+
+@rendered
+def test_every_page_with_code_offers_its_notebook():
+    pages = [path for path in (ROOT / "book").rglob("*.md") if "```{code-cell}" in path.read_text("utf-8")]
+    names = {path.relative_to(ROOT / "book").with_suffix("").as_posix() for path in pages}
+    assert names and names == {p.relative_to(SITE / "_sources").with_suffix("").as_posix() for p in NOTEBOOKS}
+    for name in names:
+        assert f"_sources/{name}.ipynb" in (SITE / f"{name}.html").read_text("utf-8")
+
+
+@rendered
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_has_all_cells_and_no_markup_that_jupyter_does_not_know(path):
+    made = nbformat.read(path, as_version=4)
+    nbformat.validate(made)
+    page = (ROOT / "book" / path.relative_to(SITE / "_sources").with_suffix(".md")).read_text("utf-8")
+    code = [cell for cell in made.cells if cell.cell_type == "code"]
+    assert len(code) == 1 + page.count("```{code-cell}") and all(cell.source.strip() for cell in code)
+    assert "fewstep" in code[0].source and not any(cell.outputs for cell in code)
+    text = "\n".join(cell.source for cell in made.cells if cell.cell_type == "markdown")
+    assert not re.findall(r"\{[a-z:]+\}`|^[:`]{3,}\{", text, re.MULTILINE)
+
+
+@rendered
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["index", "add_your_own"])
+def test_a_notebook_runs_outside_of_the_clone(name, tmp_path):
+    """In a fresh kernel, where the package can be imported."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "FEWSTEP_ROOT": str(ROOT)}
+    notebook = tmp_path / "page.ipynb"
+    notebook.write_text((SITE / "_sources" / f"{name}.ipynb").read_text("utf-8"), "utf-8")
+    command = [sys.executable, "-m", "jupyter", "execute", "--inplace", "--timeout=600", str(notebook)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(notebook.read_text("utf-8"))["cells"]
+    assert any("image/png" in output.get("data", {}) for cell in made for output in cell.get("outputs", []))
+
+
+def test_the_first_cell_says_what_is_needed(tmp_path):
+    """Outside of a clone, where there is no package: one line that says what would be right."""
+    source = as_markdown.INSTALL.replace("    %pip install --quiet --editable {clone}\n", "")
+    script = "import importlib.util as u; u.find_spec = lambda name: None\n" + source
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "run this notebook inside a clone" in done.stderr.splitlines()[-1]
+    inside = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "book", capture_output=True, check=False)
+    assert inside.returncode == 0
+
+
+# --- the PDF -----
+
+
+def test_the_pdf_needs_a_page(tmp_path):
+    command = [sys.executable, str(ROOT / "book" / "pdf.py"), str(tmp_path / "none.html"), str(tmp_path / "out.pdf")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
