@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from bs4 import BeautifulSoup
 from docutils import nodes
 from sphinx.application import Sphinx
 
@@ -12,8 +13,21 @@ from sphinx.application import Sphinx
 def name_toggles(toctree: Any) -> None:
     """Name the buttons that unfold a part of the side bar: the theme gives them an arrow and no word."""
     for summary in toctree.select("li > a.reference + details > summary"):
-        link = summary.parent.find_previous_sibling("a")
-        summary["aria-label"] = f"Pages of {link.get_text().strip()}"
+        link = summary.find_previous("a", class_="reference")
+        if link:
+            summary["aria-label"] = f"Pages of {link.get_text().strip()}"
+
+
+def nest_lists(body: str) -> str:
+    """Put lists that stand directly in a list, as on the index of modules, into the item before them."""
+    soup = BeautifulSoup(body, "html.parser")
+    for inner in soup.select("ul > ul"):
+        before = inner.find_previous_sibling("li")
+        if before:
+            before.append(inner)
+        else:
+            inner.unwrap()
+    return str(soup)
 
 
 def name_toggles_of(generate: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,9 +40,11 @@ def name_toggles_of(generate: Callable[..., Any]) -> Callable[..., Any]:
     return generate_named
 
 
-def wrap_toctree(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+def mend_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     if "generate_toctree_html" in context:
         context["generate_toctree_html"] = name_toggles_of(context["generate_toctree_html"])
+    if pagename == "_modules/index":
+        context["body"] = nest_lists(context["body"])
 
 
 SHARED_IDS = {"proof", "proof-content", "exercise-content", "solution-content"}
@@ -43,5 +59,5 @@ def drop_shared_ids(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-resolved", drop_shared_ids)
-    app.connect("html-page-context", wrap_toctree, priority=600)  # after the theme, which sets it
+    app.connect("html-page-context", mend_page, priority=600)  # after the theme, which sets it
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -38,9 +38,10 @@ BROKEN_IMAGES = """async () => {
 WIDER = """() => {
     const {clientWidth: width, scrollWidth} = document.documentElement;
     const over = [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > width + 1);
-    return scrollWidth <= width ? [] : [`${scrollWidth} > ${width}`, ...over.map(e => e.outerHTML.slice(0, 120))];
+    const html = over.slice(0, 5).map(e => e.outerHTML.slice(0, 120));
+    return scrollWidth <= width ? [] : [`${scrollWidth} > ${width}`, ...html];
 }"""
-"""Whether the document is wider than the window, and which elements reach beyond it."""
+"""Whether the document is wider than the window, and the first elements that reach beyond it."""
 
 THIN = """() => {
     [...document.querySelectorAll('.highlight')].slice(40).forEach(block => block.remove());
@@ -54,7 +55,7 @@ THIN = """() => {
     document.querySelectorAll('.highlight pre').forEach(block => block.normalize());
     for (const body of document.querySelectorAll('tbody')) [...body.rows].slice(40).forEach(row => row.remove());
 }"""
-"""axe-core looks long at each element: one token of a kind, forty blocks of code, forty rows of a table are enough."""
+"""One token of each kind, forty blocks of code, forty rows of a table: axe-core looks long at each element."""
 
 BYTES = """() => [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]
     .reduce((sum, entry) => sum + entry.transferSize, 0)"""
