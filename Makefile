@@ -16,11 +16,13 @@ SEED ?= 0
 GPU_PYTHON ?= $(BIN)/python
 
 SITE := _build/html
+STRICT_SITE := _build/strict/_build/html
 BOOK_INPUTS := book src data workflow requirements.lock _config.yml _toc.yml
 RUN_OPTIONS = --executor '$(EXECUTOR)' $(if $(JOBS),--jobs $(JOBS)) $(if $(SHARDS),--shards $(SHARDS)) $(if $(DRY_RUN),--dry-run)
 JUPYTER_BOOK = $(BIN)/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml
 
-.PHONY: help book test serve experiments train gpu check bench test-golden test-slow test-kill test-slurm lint book-strict pdf venv lock clean
+.PHONY: help book test serve experiments train gpu check bench test-browser test-golden test-slow test-kill test-slurm lint
+.PHONY: book-strict pdf venv lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -58,6 +60,10 @@ check: $(STAMP)  ## run all experiments of PROFILE anew and compare each number 
 bench: $(STAMP)  ## time the executor beside the schedulers of diffusers
 	$(BIN)/python benchmarks/executor.py
 
+test-browser: $(STAMP)  ## open every page of the site rendered last in Chromium, without a network (FEWSTEP_CHROMIUM=...)
+	@[ -f $(SITE)/index.html ] || [ -f $(STRICT_SITE)/index.html ] || $(MAKE) book-strict
+	$(BIN)/python -m pytest -m browser tests/browser
+
 test-golden: $(STAMP)  ## compare with the authors' own programs (FEWSTEP_GOLDEN=DIR: with another folder of vectors)
 	$(BIN)/python -m pytest tests/test_golden.py
 
@@ -74,7 +80,7 @@ lint: $(STAMP)  ## ruff and mypy
 book-strict: $(STAMP)  ## render everything anew to _build/strict; any warning or failed cell is an error
 	$(JUPYTER_BOOK) --path-output _build/strict --all -W -n --keep-going
 
-pdf: $(STAMP)  ## print the whole book to _build/book.pdf, by Chromium or Chrome (CHROMIUM=...)
+pdf: $(STAMP)  ## print the whole book to _build/book.pdf, by Chromium or Chrome (FEWSTEP_CHROMIUM=...)
 	$(JUPYTER_BOOK) --path-output . --builder singlehtml
 	$(BIN)/python book/pdf.py _build/singlehtml/index.html _build/book.pdf
 

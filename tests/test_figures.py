@@ -222,3 +222,16 @@ def test_likelihood_has_a_panel_for_each_problem_and_two_kinds_of_rk45():
             np.testing.assert_allclose(curve(ax, label), [[12, scale * error / 12], [24, scale * error / 24]])
     with pytest.raises(UserError, match="make experiments"):
         figures.likelihood([])
+
+
+def test_quality_against_cost_pairs_distances_with_the_seconds_of_the_same_calls():
+    rows = []
+    for solver, grid in (("ddim", "quadratic"), ("ddim", "uniform"), ("pndm-f", "uniform")):
+        for nfe, seed in itertools.product((10, 20), (0, 1)):
+            where = {"solver": solver, "grid": grid, "nfe": nfe, "seeds": [seed]}
+            rows += [("seconds", 2.0 * nfe + seed, where), ("frechet_distance", 100 / nfe + 2 * seed, where)]
+    ax = figures.quality_against_cost([recorder(*rows)], ["ddim", "pndm-f"]).axes[0]
+    for label in ("DDIM", "F-PNDM"):
+        np.testing.assert_allclose(curve(ax, label), [[20.5, 11.0], [40.5, 6.0]])
+    with pytest.raises(UserError, match="solver=fon grid=uniform"):
+        figures.quality_against_cost([recorder(*rows)], ["fon"])

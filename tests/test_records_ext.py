@@ -390,7 +390,7 @@ def test_numbers_that_differ_in_their_seeds_only_are_one():
 
 DRAWN = """```{drawn} digits/toy
 :function: quality_against_nfe
-:arguments: metric=frechet_distance
+:arguments: metric=frechet_distance, solvers=ddim|rk4
 :caption: Drawn, with $x^2$
 :alt: curves
 :name: fig-toy
@@ -428,3 +428,36 @@ def test_a_figure_that_cannot_be_drawn(clone, old, new, message):
 def test_a_figure_of_what_was_not_run(clone):
     page, *_ = build(clone, DRAWN.replace("digits/toy", "card/samples").replace("{numref}`fig-toy`", ""))
     assert "was not run: make gpu" in re.sub(r"<[^>]*>", "", page)
+
+
+def test_what_a_cell_that_was_not_run_would_have(clone):
+    """Until all cells of an experiment have records, what is asked of them in vain is still to come."""
+    more = "```{results} digits/toy\n:filter: gamma=2.0\n```\n"
+    with pytest.raises(ExtensionError, match="no column 'gamma'"):
+        build(clone, more)
+    edit(clone / "workflow/experiments.yml", "rk4: {solver: rk4}", "rk4: {solver: rk4}, sweep: {gammas: [2.0]}")
+    page, *_ = build(
+        clone, more + DRAWN.replace("metric=frechet_distance", "metric=kid").replace("{numref}`fig-toy`", "")
+    )
+    text = re.sub(r"<[^>]*>", "", page)
+    assert text.count("Experiment toy of profile digits was not run to its end: make experiments PROFILE=digits") == 2
+    with pytest.raises(ExtensionError, match="did you mean quality_against_nfe"):
+        build(clone, DRAWN.replace("quality_", "qualty_"))
+
+
+def test_a_number_links_to_its_experiment_and_says_where_it_is_from(clone):
+    edit(clone / "book/conf.py", "numfig = True", "numfig = True\nrecords_page = 'index'")
+    number = "{result}`digits/toy solver=ddim budget=10`"
+    page, *_ = build(clone, f"{number}\n\n## All\n\n```{{all-results}}\n```")
+    link = re.search(r'<a class="result[^"]*" href="(?:index.html)?#(results-digits-toy)" title="([^"]*)">', page)
+    assert link and f'id="{link[1]}"' in page
+    for part in (
+        "a processor",
+        "89abcdef+",
+        "digits-unet 01234567",
+        "samples 1000",
+        "2026-01-02",
+        "1 s",
+        "make experiments",
+    ):
+        assert part in link[2]

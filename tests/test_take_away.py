@@ -155,3 +155,23 @@ def test_the_pdf_needs_a_page(tmp_path):
     command = [sys.executable, str(ROOT / "book" / "pdf.py"), str(tmp_path / "none.html"), str(tmp_path / "out.pdf")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.browser
+def test_the_pdf_has_a_title_page_and_an_outline_of_chapters(tmp_path):
+    """A page in the form of Sphinx's one-page builder: chapters are sections below the first page's, one level down."""
+    page, out = tmp_path / "index.html", tmp_path / "book.pdf"
+    chapters = "".join(
+        f"<span id='document-{k}'></span><section><h2>Chapter {k}</h2><p>{k}</p></section>" for k in ("one", "two")
+    )
+    body = (
+        f"<div id='jb-print-docs-body'><h1>Book</h1></div><article><section><h1>Book</h1>{chapters}</section></article>"
+    )
+    page.write_text(f"<!doctype html><title>Book</title><body>{body}</body>", "utf-8")
+    command = [sys.executable, str(ROOT / "book" / "pdf.py"), str(page), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pdf = out.read_bytes()
+    assert pdf.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page\b", pdf)) == 4  # title, first page, two chapters
+    outline = re.findall(rb"/Title\s*\(([^)]*)\)", pdf)
+    assert b"Chapter one" in outline and b"Chapter two" in outline

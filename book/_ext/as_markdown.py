@@ -55,7 +55,7 @@ def notebook(doctree: nodes.document, docname: str, env: Any) -> str:
 
 
 def _cell(kind: str, source: str, metadata: dict[str, Any]) -> dict[str, Any]:
-    more = {"execution_count": None, "outputs": []} if kind == "code" else {}
+    more: dict[str, Any] = {"execution_count": None, "outputs": []} if kind == "code" else {}
     return {"cell_type": kind, "metadata": metadata, "source": source.splitlines(keepends=True), **more}
 
 

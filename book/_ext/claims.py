@@ -574,7 +574,7 @@ class ClaimsDirective(_Table):
             rows = [row for row in used if (row["profile"], row["experiment"]) == (profile, experiment)]
             if rows:
                 cells = {row["cell"] for row in rows}
-                line = provenance([record for record in records if record.provenance.cell in cells], rows)
+                line = provenance([record for record in records if record.provenance.cell in cells], rows, self.root)
                 line.insert(0, nodes.Text(f"{experiment.replace('_', ' ')}: "))
                 found.append(line)
         if found:

@@ -326,7 +326,7 @@ class FieldGuide(_Table):
         used = {row["cell"] for row in rows}
         found: list[nodes.Node] = [self.place(table)]
         if rows:
-            found.append(provenance([r for r in records if r.provenance.cell in used], rows))
+            found.append(provenance([r for r in records if r.provenance.cell in used], rows, self.root))
         for reason in dict.fromkeys(filter(None, (row["stale"] for row in rows))):
             found.append(nodes.paragraph(text=f"† stale: {reason}; to be measured again", classes=["stale-note"]))
             notes(self.env).stale.add((self.env.docname, "/".join(EXPERIMENT)))
@@ -373,8 +373,8 @@ class FieldGuide(_Table):
             if solver.name not in mapping:
                 content.append([text(solver.title), quiet("no number at hand"), *[quiet("–")] * (len(budgets) + 2)])
                 continue
-            for k, choice in enumerate(mapping[solver.name]):
-                content.append([text(solver.title) if k == 0 else [], *self.quoted(choice, budgets)])
+            for choice in mapping[solver.name]:
+                content.append([text(solver.title), *self.quoted(choice, budgets)])
         caption = self.options.get("caption", "What the authors report: FID on CIFAR-10 at this many calls")
         table = tables.build_table(caption, top, content, 1)
         table["classes"] = ["reported", "guide"]

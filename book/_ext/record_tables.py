@@ -16,6 +16,11 @@ from fewstep.solvers import SOLVERS
 
 Row = dict[str, Any]
 
+
+class Absent(UserError):
+    """Nothing is there of what was asked for."""
+
+
 LABELS = {"solver": "sampler", "nfe": "NFE", "budget": "NFE", "gamma": "γ", "eta": "η", "mu": "μ", "t_end": "end time"}
 """How a coordinate is spelled in a table's head."""
 
@@ -103,16 +108,16 @@ def choose(rows: list[Row], filters: Mapping[str, Sequence[str]]) -> list[Row]:
     """The rows that all filters keep.
 
     Raises:
-        UserError: if a filter names no column, or keeps nothing.
+        Absent: if a filter names no column, or keeps nothing.
     """
     for name, texts in filters.items():
         if not any(name in row for row in rows):
             columns = sorted({column for row in rows for column in row})
-            raise UserError(f"no column {name!r}; there are {', '.join(columns)}")
+            raise Absent(f"no column {name!r}; there are {', '.join(columns)}")
         kept = [row for row in rows if matches(row.get(name), texts)]
         if not kept:
             values = sorted({str(row.get(name)) for row in rows})
-            raise UserError(f"nothing with {name}={'|'.join(texts)}; there is {', '.join(values)}")
+            raise Absent(f"nothing with {name}={'|'.join(texts)}; there is {', '.join(values)}")
         rows = kept
     return rows
 

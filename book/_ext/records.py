@@ -46,7 +46,8 @@ A filter's values are separated by ``|``; one that has a comma in it is put in q
 ``all-results`` shows every experiment of every profile; ``pictures`` the image grids that an experiment wrote to
 ``book/_static``, a line for each sampler and grid, a column for each budget; ``drawn`` what a function of
 :mod:`fewstep.figures` draws of an experiment's records; ``reported`` a file of ``data/reported``,
-each row with its source. A number that is not there is an error that fails the build. A number whose making has changed
+each row with its source. A number that is not there is an error that fails the build, unless a cell of its experiment
+is still to be run: then its place says so. A number whose making has changed
 since is struck through and says so; a page is written anew when a record of it changes or becomes stale.
 """
 
@@ -68,7 +69,7 @@ import record_tables as tables
 import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
-from record_tables import Row
+from record_tables import Absent, Row
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
@@ -164,57 +165,72 @@ def address(text: str) -> tuple[str, str, dict[str, list[str]]]:
     return profile, experiment, {"cell": cell, **filters} if cell else filters
 
 
-class ResultRole(SphinxRole, _Records):
-    """One number, with its interval."""
-
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        try:
-            text, reason = self.find()
-        except (UserError, ValueError) as error:
-            raise self.fail(f"result {self.text!r}", error, self.lineno) from None
-        if reason is None:
-            return [nodes.inline(self.rawtext, text, classes=["result"])], []
-        notes(self.env).stale.add((self.env.docname, self.text))
-        struck = nodes.inline(self.rawtext, text, classes=["result", "stale"])
-        return [struck, nodes.inline("", f" (stale: {reason})", classes=["stale-note"])], []
-
-    def find(self) -> tuple[str, str | None]:
-        profile, experiment, filters = address(self.text)
-        digits = int(filters.pop("digits", ["3"])[0])
-        rows = rows_of(self.records(profile, experiment), self.root)
-        if not rows:
-            raise UserError(f"no record; make experiments PROFILE={profile}")
-        row = tables.single(tables.choose(rows, filters))
-        return tables.shown(row, digits), row["stale"]
-
-
-# --- tables --------------------------------------------------------------------------------------------------------
-
-
-def provenance(records: list[results.Record], rows: list[Row]) -> nodes.paragraph:
-    """The line under a table: where its numbers come from and what makes them again."""
+def origin(records: list[results.Record], rows: list[Row], root: Path) -> tuple[str, str]:
+    """Where numbers come from, in one line, and the command that makes them again."""
     made = [record.provenance for record in records]
     revisions = [f"{(p.revision or 'unknown')[:8]}{'+' if p.dirty else ''}" for p in made]
     weights = [f"{name} {digest[:8]}" for p in made for name, digest in p.weights.items()]
+    features = [p.feature_net for p in made if p.feature_net]
     samples = sorted({row["samples"] for row in rows if row["samples"] is not None})
     seeds = sorted({seed for row in rows for seed in row["seeds"]})
     days = sorted({p.started[:10] for p in made})
+    seconds = sum(p.wall_s for p in made)
     parts = [
         f"profile {made[0].profile}",
         tables.some(p.device for p in made),
         f"revision {tables.some(revisions)}",
         f"weights {tables.some(weights)}" if weights else "no trained weights",
-        f"features of {tables.some(p.feature_net for p in made if p.feature_net)}"
-        if any(p.feature_net for p in made)
-        else "",
+        f"features of {tables.some(features)}" if features else "",
         f"samples {tables.some(samples)}" if samples else "",
         f"seeds {tables.some(seeds, 6)}" if seeds else "",
         " to ".join(dict.fromkeys([days[0], days[-1]])),
+        f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min",
     ]
-    line = nodes.paragraph("", " · ".join(filter(None, parts)) + " · ", classes=["provenance"])
+    plan = results.planned(root).get(made[0].profile, {}).get(made[0].experiment)
     command = "train" if results.is_training(made[0].experiment) else "experiments"
-    line += nodes.literal(text=f"make {command} PROFILE={made[0].profile}")
-    return line
+    again = "make gpu" if plan and plan.gpu else f"make {command} PROFILE={made[0].profile}"
+    return " · ".join(filter(None, parts)), again
+
+
+def provenance(records: list[results.Record], rows: list[Row], root: Path) -> nodes.paragraph:
+    """:func:`origin` as the line under a table."""
+    text, command = origin(records, rows, root)
+    return nodes.paragraph("", f"{text} · ", nodes.literal(text=command), classes=["provenance"])
+
+
+class ResultRole(SphinxRole, _Records):
+    """One number, with its interval; it links to its experiment among all results, its title says where it is from."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        try:
+            text, made, row = self.find()
+        except (UserError, ValueError) as error:
+            raise self.fail(f"result {self.text!r}", error, self.lineno) from None
+        classes = ["result", "stale"] if row["stale"] else ["result"]
+        shown: nodes.TextElement = nodes.inline(self.rawtext, text, classes=classes)
+        if page := self.config.records_page:
+            place = nodes.make_id(f"results-{row['profile']}-{row['experiment']}")
+            uri = f"{self.env.app.builder.get_relative_uri(self.env.docname, page)}#{place}"
+            title = "; ".join(origin([made], [row], self.root))
+            shown = nodes.reference("", "", shown, refuri=uri, reftitle=title, internal=True, classes=["result"])
+        if not row["stale"]:
+            return [shown], []
+        notes(self.env).stale.add((self.env.docname, self.text))
+        return [shown, nodes.inline("", f" (stale: {row['stale']})", classes=["stale-note"])], []
+
+    def find(self) -> tuple[str, results.Record, Row]:
+        profile, experiment, filters = address(self.text)
+        digits = int(filters.pop("digits", ["3"])[0])
+        records = self.records(profile, experiment)
+        rows = rows_of(records, self.root)
+        if not rows:
+            raise UserError(f"no record; make experiments PROFILE={profile}")
+        row = tables.single(tables.choose(rows, filters))
+        (made,) = (record for record in records if record.provenance.cell == row["cell"])
+        return tables.shown(row, digits), made, row
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
 
 
 class _Table(SphinxDirective, _Records):
@@ -234,8 +250,21 @@ class _Table(SphinxDirective, _Records):
     def run(self) -> list[nodes.Node]:
         try:
             return self.content_nodes()
+        except Absent as error:
+            if place := self.unfinished():
+                return [self.not_run(*place)]
+            raise self.fail(f"{self.name} {' '.join(self.arguments)}".strip(), error, self.lineno) from None
         except UserError as error:
             raise self.fail(f"{self.name} {' '.join(self.arguments)}".strip(), error, self.lineno) from None
+
+    def unfinished(self) -> tuple[str, str] | None:
+        """The experiment of this directive if its plan has cells without a record: what is asked of them is to come."""
+        profile, _, experiment = "".join(self.arguments[:1]).partition("/")
+        found = results.planned(self.root).get(profile, {}).get(experiment)
+        if found is None:
+            return None
+        measured = {record.provenance.cell for record in self.records(profile, experiment)}
+        return (profile, experiment) if set(found.cells) - measured else None
 
     @abstractmethod
     def content_nodes(self) -> list[nodes.Node]:
@@ -267,20 +296,28 @@ class _Table(SphinxDirective, _Records):
             content.append(texts)
         caption = self.options.get("caption") or f"{results.METRICS[metric]} ({place})"
         records = [record for record in records if record.provenance.cell in used]
-        found: list[nodes.Node] = [tables.build_table(caption, top, content, len(by)), provenance(records, rows)]
+        found: list[nodes.Node] = [
+            tables.build_table(caption, top, content, len(by)),
+            provenance(records, rows, self.root),
+        ]
         for reason in dict.fromkeys(filter(None, (row["stale"] for row in rows))):
             found.append(nodes.paragraph(text=f"† stale: {reason}; to be measured again", classes=["stale-note"]))
             notes(self.env).stale.add((self.env.docname, place))
         return found
 
     def not_run(self, profile: str, experiment: str | None = None) -> nodes.paragraph:
-        """What stands in a table's place where nothing was measured."""
+        """What stands in a table's place where nothing was measured, or not yet what it shows."""
         plan = results.planned(self.root).get(profile, {})
         chosen = [plan[experiment]] if experiment in plan else list(plan.values())
         on_gpu = bool(chosen) and all(found.gpu for found in chosen)
         command = "make gpu" if on_gpu else f"make experiments PROFILE={profile}"
-        text = f"{f'Experiment {experiment} of profile' if experiment else 'Profile'} {profile} was not run: "
-        return nodes.paragraph("", text, nodes.literal(text=command), classes=["not-run"])
+        begun = " to its end" if experiment and self.records(profile, experiment) else ""
+        text = f"{f'Experiment {experiment} of profile' if experiment else 'Profile'} {profile} was not run{begun}: "
+        why = nodes.emphasis("", text, nodes.literal(text=command))
+        if "caption" not in self.options:
+            return nodes.paragraph("", "", why, classes=["not-run"])
+        caption, _ = self.state.inline_text(self.options["caption"].rstrip("."), self.lineno)
+        return nodes.paragraph("", "", *caption, nodes.Text(". "), why, classes=["not-run"])
 
     def cell(self, row: Row, column: str | None) -> list[nodes.Node]:
         text = tables.shown(row, self.options.get("digits", 3))
@@ -343,7 +380,7 @@ class PicturesDirective(_Table):
         caption = self.options.get("caption") or f"Samples, profile {profile}"
         table = self.place(tables.build_table(caption, top, content, 1))
         table["classes"].append("pictures")
-        return [table, provenance(records, rows)]
+        return [table, provenance(records, rows, self.root)]
 
     def picture(self, row: Row) -> nodes.image:
         path = f"_static/{row['profile']}/{row['solver']}-{row['grid']}-{row['budget']}.png"
@@ -370,8 +407,11 @@ class DrawnDirective(_Table):
         records = self.records(profile, experiment)
         if not records:
             return [self.not_run(profile, experiment)]
-        given = tables.parse_filter(self.options.get("arguments", ""))
-        path = self.draw(records, {name: yaml.safe_load(value) for name, (value,) in given.items()})
+        arguments: dict[str, Any] = {}
+        for name, texts in tables.parse_filter(self.options.get("arguments", "")).items():
+            values = [yaml.safe_load(text) for text in texts]
+            arguments[name] = values if len(values) > 1 else values[0]
+        path = self.draw(records, arguments)
         place = Path(os.path.relpath(path, self.env.srcdir)).as_posix()
         figure = nodes.figure("", nodes.image(uri=f"/{place}", alt=self.options["alt"]), align="center")
         content, _ = self.state.inline_text(self.options["caption"], self.lineno)
@@ -379,7 +419,7 @@ class DrawnDirective(_Table):
         if "name" in self.options:
             self.add_name(figure)
         rows = rows_of(records, self.root)
-        found: list[nodes.Node] = [figure, provenance(records, rows)]
+        found: list[nodes.Node] = [figure, provenance(records, rows, self.root)]
         for reason in dict.fromkeys(filter(None, (row["stale"] for row in rows))):
             found.append(nodes.paragraph(text=f"stale: {reason}; to be measured again", classes=["stale-note"]))
             notes(self.env).stale.add((self.env.docname, self.arguments[0]))
@@ -394,6 +434,8 @@ class DrawnDirective(_Table):
             figure = getattr(figures, name)(records, **arguments)
         except TypeError as error:
             raise UserError(f"figures.{name}: {error}") from None
+        except UserError as error:  # of a function of figures: the records have nothing of the kind
+            raise Absent(str(error)) from None
         content = json.dumps([self.env.docname, self.arguments, self.options], default=str)
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
         path = Path(self.env.app.outdir).parent / "drawn" / f"{name}-{digest}.png"
@@ -530,6 +572,7 @@ def finish(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("records_root", str(results.ROOT), "env", [str])
+    app.add_config_value("records_page", "", "env", [str])  # the page with all-results, to which numbers link
     app.add_role("result", ResultRole())
     app.add_directive("results", ResultsDirective)
     app.add_directive("all-results", AllResultsDirective)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import Normalize, to_rgb
@@ -21,11 +22,15 @@ from torch import Tensor
 
 from .cost import amdahl, linear
 from .errors import UserError
+from .exact import GaussianMixture, reference
+from .grids import quadratic
 from .plan import Plan
 from .results import METRICS, Record, Recorder
+from .run import sample
 from .solvers import SOLVERS, get
 
 __all__ = [
+    "canonical_difference",
     "canonical_matrices",
     "canonical_matrix",
     "color",
@@ -47,6 +52,8 @@ __all__ = [
     "linestyle",
     "marker",
     "parametrisation",
+    "paths",
+    "quality_against_cost",
     "quality_against_nfe",
     "schedules",
     "time_grids",
@@ -474,6 +481,26 @@ def quality_against_nfe(
     return figure
 
 
+def quality_against_cost(records: Records, solvers: Sequence[str]) -> Figure:
+    """Fréchet distance against the seconds that its samples took, as PNDM compares, each solver on its own grid.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    figure, axes = _new(figsize=(4.6, 3.0))
+    ax = axes[0, 0]
+    for name in solvers:
+        own = {"solver": name, "grid": get(name).default_grid, "gamma": None}
+        seconds = _rows(records, metric="seconds", **own)
+        distances = _rows(records, metric="frechet_distance", **own)
+        for row in distances:
+            row["seconds"] = np.mean([other["value"] for other in seconds if other["nfe"] == row["nfe"]])
+        _draw(ax, distances, "seconds", **line(name))
+    ax.set(xscale="log", yscale="log", xlabel="seconds", ylabel=METRICS["frechet_distance"])
+    direct_labels(ax)
+    return figure
+
+
 def error_against_nfe(
     records: Records, solvers: Sequence[str] | None = None, grid: str | None = None, process: str = "vp"
 ) -> Figure:
@@ -550,12 +577,7 @@ def canonical_matrix(plan: Plan, ax: Axes | None = None, title: str | None = Non
     Returns:
         The axes.
     """
-    # In x the first weights of a VP process carry a tiny α; in x̄ every step of DDIM keeps its weight to the end.
-    states = np.array([*plan.inputs, len(plan.states)])
-    alpha = np.full(len(plan.states) + 1, np.nan)
-    alpha[states] = plan.alpha
-    known = np.isfinite(alpha[1:])
-    C = plan.canonical().C[known] / alpha[1:][known, None]
+    C = _outputs(plan)
     C = C / np.abs(C).max(axis=0)
     alone = ax is None
     if ax is None:
@@ -605,6 +627,82 @@ def canonical_matrices(plans: Mapping[str, Plan], columns: int = 5) -> Figure:
     bar = figure.colorbar(colors, ax=list(axes.flat[: len(plans)]), location="bottom", shrink=0.4, aspect=40, pad=0.02)
     bar.set_label("weight / largest of its column")
     return figure
+
+
+def paths(plans: Mapping[str, Plan], problem: GaussianMixture, x: Tensor, edge: float, columns: int = 3) -> Figure:
+    """Paths of samplers in the plane over the density of the data, and the exact paths (thick grey) below them.
+
+    Dots are the states at which the network is called, circles the exact end points.
+
+    Args:
+        plans: by title.
+        problem: of two dimensions.
+        x: start states, float64, shape (B, 2).
+        edge: the panels show coordinates up to this.
+        columns: panels in a row.
+    """
+    rows = -(-len(plans) // columns)
+    figure, axes = _new(rows, columns, figsize=(7.0, 0.1 + 2.45 * rows), sharex=True, sharey=True)
+    side = torch.linspace(-edge, edge, 121, dtype=torch.float64)
+    points = torch.cartesian_prod(side, side)
+    for ax, (title, plan) in zip(axes.flat, plans.items(), strict=False):
+        start, end = plan.times[[0, -1]]
+        density = problem.log_density(points, torch.tensor(end)).exp().view(121, 121).T
+        levels = float(density.max()) * np.array([0.02, 0.1, 0.3, 0.6, 1.0])
+        ax.contourf(side, side, density, levels=levels, cmap="Blues", vmin=0, vmax=2 * levels[-1])
+        times = quadratic(problem.process, 40, t_start=start, t_end=end)
+        exact = torch.cat([x[None], reference(problem, problem.process, x, start, end, times=times[1:])])
+        ax.plot(*exact.permute(2, 0, 1), color="#999999", linewidth=3.0, alpha=0.6, solid_capstyle="round")
+        states: list[Tensor] = []
+        sample(plan, problem, x, dtype=torch.float64, hook=lambda _, state, t, to=states: to.append(state.clone()))  # type: ignore[misc]
+        found = torch.stack(states)
+        ax.plot(*found.permute(2, 0, 1), color=BLACK, linewidth=1.0, marker=".", markersize=2.5)
+        ax.plot(*exact[-1].T, color=RED, marker="o", markersize=5, markerfacecolor="none", linestyle="none")
+        ax.plot(*found[-1].T, color=BLACK, marker="o", markersize=2.5, linestyle="none")
+        ax.set(title=title, xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal")
+        ax.grid(False)
+    for ax in axes.flat[len(plans) :]:
+        ax.remove()
+    return figure
+
+
+def canonical_difference(first: tuple[str, Plan], second: tuple[str, Plan]) -> Figure:
+    """Two canonical tables C of as many calls, and their difference.
+
+    Each column is divided by its largest absolute value in the two tables; red is positive, blue negative.
+
+    Args:
+        first: title and plan.
+        second: title and plan; subtracted.
+
+    Raises:
+        UserError: if the plans differ in the number of their calls.
+    """
+    (_, p), (_, q) = first, second
+    if p.nfe != q.nfe:
+        raise UserError(f"tables of as many calls are needed, got {p.nfe} and {q.nfe}")
+    C, D = _outputs(p), _outputs(q)
+    scale = np.maximum(np.abs(C).max(axis=0), np.abs(D).max(axis=0))
+    figure, axes = _new(1, 3, figsize=(7.0, 2.5))
+    titles = (first[0], second[0], "first − second")
+    for ax, table, title in zip(axes[0], (C, D, C - D), titles, strict=True):
+        ax.imshow(table / scale, cmap="RdBu_r", norm=Normalize(-1, 1), interpolation="nearest")
+        ax.set(title=title, xlabel="output of call", xticks=[], yticks=[])
+        ax.grid(False)
+    axes[0, 0].set_ylabel("state")
+    return figure
+
+
+def _outputs(plan: Plan) -> np.ndarray:
+    """The weights of the outputs in the states at which the network is called and in the result, in x̄ = x/α.
+
+    In x the first weights of a VP process carry a tiny α; in x̄ every step of DDIM keeps its weight to the end.
+    """
+    alpha = np.full(len(plan.states) + 1, np.nan)
+    alpha[[*plan.inputs, len(plan.states)]] = plan.alpha
+    known = np.isfinite(alpha[1:])
+    weights: np.ndarray = plan.canonical().C[known] / alpha[1:][known, None]
+    return weights
 
 
 def _known(plan: Plan) -> np.ndarray:

@@ -1,0 +1,47 @@
+"""What the theme and other extensions leave out for readers with a screen reader or a keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+
+
+def name_toggles(toctree: Any) -> None:
+    """Name the buttons that unfold a part of the side bar: the theme gives them an arrow and no word."""
+    for summary in toctree.select("li > a.reference + details > summary"):
+        link = summary.parent.find_previous_sibling("a")
+        summary["aria-label"] = f"Pages of {link.get_text().strip()}"
+
+
+def name_toggles_of(generate: Callable[..., Any]) -> Callable[..., Any]:
+    def generate_named(kind: str, **options: Any) -> Any:
+        toctree = generate(kind, **options)
+        if kind == "sidebar" and toctree:
+            name_toggles(toctree)
+        return toctree
+
+    return generate_named
+
+
+def wrap_toctree(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    if "generate_toctree_html" in context:
+        context["generate_toctree_html"] = name_toggles_of(context["generate_toctree_html"])
+
+
+SHARED_IDS = {"proof", "proof-content", "exercise-content", "solution-content"}
+"""What sphinx-proof and sphinx-exercise give to every proof and every body alike; an id is for one element."""
+
+
+def drop_shared_ids(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    for node in doctree.findall(nodes.Element):
+        if SHARED_IDS.intersection(node.get("ids", [])):
+            node["ids"] = [name for name in node["ids"] if name not in SHARED_IDS]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("doctree-resolved", drop_shared_ids)
+    app.connect("html-page-context", wrap_toctree, priority=600)  # after the theme, which sets it
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

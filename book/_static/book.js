@@ -1,0 +1,62 @@
+// A figure that scrolls sideways can be scrolled by the keyboard.
+(() => {
+  const mark = () => {
+    for (const figure of document.querySelectorAll(".cell_output figure")) {
+      if (figure.scrollWidth > figure.clientWidth) figure.tabIndex = 0;
+      else figure.removeAttribute("tabindex");
+    }
+  };
+  window.addEventListener("load", mark);
+  window.addEventListener("resize", mark);
+})();
+
+// Tables of numbers sort by a column: a button in its head, first up, then down, then as the book has it.
+(() => {
+  const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻";
+  const plain = text => text.replace(/[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]/g, c => "0123456789-"[SUPERSCRIPTS.indexOf(c)]);
+
+  // "(1.2 ± 0.1)×10⁻⁵" is 1.2e-5; a text without a leading number is NaN.
+  function number(text) {
+    const found = /^\(?([−-]?\d*\.?\d+)(?: ± [\d.e−-]+)?\)?(?:×10([⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+))?/.exec(text);
+    return found ? Number(`${found[1].replace("−", "-")}e${plain(found[2] || "0")}`) : NaN;
+  }
+
+  function compare(a, b) {
+    const [x, y] = [number(a), number(b)];
+    if (!isNaN(x) && !isNaN(y)) return x - y;
+    if (!isNaN(x) || !isNaN(y)) return isNaN(x) ? 1 : -1;
+    return a.localeCompare(b, undefined, { numeric: true });
+  }
+
+  function sort(table, column, way, order) {
+    const text = row => row.cells[column].textContent.trim();
+    const empty = row => ["", "–"].includes(text(row)); // what was not measured stays last
+    const rows = [...order];
+    if (way) {
+      rows.sort((a, b) => empty(a) - empty(b) || (way === "ascending" ? 1 : -1) * compare(text(a), text(b)));
+    }
+    table.tBodies[0].append(...rows);
+    [...table.tHead.rows[0].cells].forEach((cell, index) => {
+      if (index === column && way) cell.setAttribute("aria-sort", way);
+      else cell.removeAttribute("aria-sort");
+    });
+  }
+
+  document.addEventListener("DOMContentLoaded", () => {
+    for (const table of document.querySelectorAll("table.results:not(.pictures), table.reported")) {
+      const order = [...(table.tBodies[0]?.rows ?? [])];
+      if (!table.tHead || order.length < 3) continue;
+      [...table.tHead.rows[0].cells].forEach((cell, column) => {
+        const button = document.createElement("button");
+        button.className = "sort";
+        button.append(...(cell.querySelector("p") ?? cell).childNodes);
+        (cell.querySelector("p") ?? cell).append(button);
+        button.addEventListener("click", () => {
+          const next = { ascending: "descending", descending: null };
+          const now = cell.getAttribute("aria-sort");
+          sort(table, column, now in next ? next[now] : "ascending", order);
+        });
+      });
+    }
+  });
+})();

@@ -1,0 +1,136 @@
+"""What a reader does: go on, search, copy, switch to dark, sort a table."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import Locator, Page, expect
+
+CHAPTER = "chapters/pndm.html"
+
+
+def test_next_and_previous(page: Page):
+    page.goto("index.html")
+    first = page.title()
+    page.locator("a.right-next").click()
+    expect(page).not_to_have_title(first)
+    page.locator("a.left-prev").click()
+    expect(page).to_have_title(first)
+
+
+def test_side_bar(page: Page):
+    page.goto("index.html")
+    page.locator(".bd-sidebar-primary").get_by_role("link", name="PNDM").click()
+    expect(page).to_have_url(re.compile(f"{CHAPTER}$"))
+    expect(page.locator(".bd-sidebar-primary li.current.active > a")).to_have_count(1)
+
+
+def test_side_bar_on_a_phone(page: Page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto("index.html")
+    link = page.get_by_role("link", name="PNDM").first
+    expect(link).not_to_be_in_viewport()
+    page.locator("button.primary-toggle").first.click()
+    page.locator("dialog, .bd-sidebar-primary").get_by_role("link", name="PNDM").locator("visible=true").first.click()
+    expect(page).to_have_url(re.compile(f"{CHAPTER}$"))
+
+
+def test_search_finds_pndm(page: Page):
+    page.goto("search.html?q=PNDM")
+    expect(page.locator("#search-results li a", has_text="PNDM").first).to_be_visible()
+    page.locator("#search-results li a[href*='chapters/pndm']").first.click()
+    expect(page).to_have_url(re.compile(CHAPTER))
+    expect(page.get_by_role("heading", level=1)).to_contain_text("PNDM")
+
+
+def test_search_field(page: Page):
+    page.goto("index.html")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("PNDM")
+    page.keyboard.press("Enter")
+    expect(page.locator("#search-results li a").first).to_be_visible()
+
+
+def test_copy_buttons_copy(page: Page):
+    page.goto(CHAPTER)
+    block = page.locator("div.highlight:has(button.copybtn)").locator("visible=true").first
+    block.scroll_into_view_if_needed()
+    block.hover()
+    block.locator("button.copybtn").click()
+    wanted = block.locator("pre").inner_text().strip()
+    assert wanted
+    page.wait_for_function("navigator.clipboard.readText().then(text => text.length > 0)")
+    assert page.evaluate("navigator.clipboard.readText()").strip() == wanted
+
+
+def test_theme_switches(page: Page):
+    page.emulate_media(color_scheme="light")
+    page.goto(CHAPTER)
+    html = page.locator("html")
+    background = "getComputedStyle(document.body).backgroundColor"
+    before = page.evaluate(background)
+    for _ in range(3):  # light, dark, as the system has it
+        page.locator("button.theme-switch-button").locator("visible=true").first.click()
+        if html.get_attribute("data-theme") == "dark":
+            break
+    expect(html).to_have_attribute("data-theme", "dark")
+    assert page.evaluate(background) != before
+    page.reload()
+    expect(html).to_have_attribute("data-theme", "dark")
+
+
+def column(table: Locator, index: int) -> list[str]:
+    return table.evaluate("(t, i) => [...t.tBodies[0].rows].map(row => row.cells[i].textContent.trim())", index)
+
+
+def value(text: str) -> float:
+    """A number as the tables write it: ``1.2 ± 0.1``, ``(1.2 ± 0.1)×10⁻⁵``, ``−3``."""
+    found = re.match(r"\(?(−?[\d.]+)[^×]*(?:×10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+))?", text)
+    assert found, text
+    power = (found[2] or "⁰").translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
+    return float(f"{found[1].replace('−', '-')}e{power}")
+
+
+def test_tables_sort(page: Page):
+    """Every column of the field guide's errors, by mouse: up, down, and back to the book's order."""
+    page.goto("field_guide.html")
+    table = page.locator("table.results", has_text="best grid at 10").first
+    heads = table.locator("thead th")
+    for index in range(heads.count()):
+        head, before = heads.nth(index), column(table, index)
+        for way in ("ascending", "descending"):
+            head.get_by_role("button").click()
+            expect(head).to_have_attribute("aria-sort", way)
+            expect(table.locator("[aria-sort]")).to_have_count(1)
+            now = column(table, index)
+            assert sorted(now) == sorted(before)
+            shown = [text for text in now if text != "–"]
+            assert now[len(shown) :] == ["–"] * (len(now) - len(shown))  # what was not measured comes last
+            if "error" in head.inner_text():
+                assert len(shown) > 20
+                values = [value(text) for text in shown]
+                assert values == sorted(values, reverse=way == "descending")
+        head.get_by_role("button").click()
+        expect(table.locator("[aria-sort]")).to_have_count(0)
+        assert column(table, index) == before
+
+
+def test_tables_sort_by_keyboard(page: Page):
+    page.goto("field_guide.html")
+    table = page.locator("table.results").first
+    button = table.get_by_role("button").first
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(table.locator("thead th").first).to_have_attribute("aria-sort", "ascending")
+    page.keyboard.press("Tab")
+    expect(table.get_by_role("button").nth(1)).to_be_focused()
+
+
+def test_figures_lie_on_a_light_card_in_the_dark(page: Page):
+    page.emulate_media(color_scheme="dark")
+    page.goto(CHAPTER)
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    figures = page.locator(".cell_output figure img")
+    assert figures.count()
+    for style in figures.evaluate_all("all => all.map(e => [getComputedStyle(e).backgroundColor, e.offsetWidth])"):
+        assert style[0] == "rgb(255, 255, 255)" and style[1] > 100

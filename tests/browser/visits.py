@@ -1,0 +1,129 @@
+"""One visit to a page: opened once, looked at wide and narrow, light and dark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+
+WIDTHS = (1280, 390)
+
+FORMULAS = """() => ({
+    unset: [...document.querySelectorAll('.math')]
+        .filter(e => !e.querySelector('mjx-container'))
+        .map(e => e.textContent),
+    wrong: [...document.querySelectorAll('mjx-merror, [data-mjx-error]')].map(e => e.textContent),
+})"""
+
+RAW = r"""() => {
+    const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+        const {parentElement: parent, data: text} = walker.currentNode;
+        if (parent.closest('pre, code, script, style, mjx-container')) continue;
+        if (/\\[(\[]|\$\$|\\begin\{/.test(text)) found.push(text);
+    }
+    return found;
+}"""
+"""Text that should have become a formula."""
+
+BROKEN_IMAGES = """async () => {
+    const images = [...document.images];
+    images.forEach(image => image.loading = 'eager');
+    await Promise.all(images.map(image => image.decode().catch(() => null)));
+    return images.filter(image => !image.naturalWidth).map(image => image.src);
+}"""
+
+WIDER = """() => {
+    const {clientWidth: width, scrollWidth} = document.documentElement;
+    const over = [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > width + 1);
+    return scrollWidth <= width ? [] : [`${scrollWidth} > ${width}`, ...over.map(e => e.outerHTML.slice(0, 120))];
+}"""
+"""Whether the document is wider than the window, and which elements reach beyond it."""
+
+BYTES = """() => [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]
+    .reduce((sum, entry) => sum + entry.transferSize, 0)"""
+
+
+@dataclass
+class Visit:
+    """What a browser found on a page.
+
+    Attributes:
+        name: the page's path in the site.
+        failed: addresses that were not answered, or belong to another host.
+        complaints: errors and warnings in the console.
+        unset, wrong, raw: formulas that were not set, that hold an error, that stand as source.
+        images: pictures that do not show.
+        wider: for each width of the window what makes the document scroll sideways.
+        violations: for each theme, and on a narrow page, what axe-core counts as serious or critical.
+        size: bytes transferred.
+    """
+
+    name: str
+    failed: list[str]
+    complaints: list[str]
+    unset: list[str]
+    wrong: list[str]
+    raw: list[str]
+    images: list[str]
+    wider: dict[int, list[str]]
+    violations: dict[str, list[str]]
+    size: int
+
+
+def settle(page: Page) -> None:
+    """Wait until all formulas are set."""
+    page.evaluate("() => window.MathJax?.startup?.promise")
+
+
+def use_theme(page: Page, theme: str) -> None:
+    """Show a page in a theme, with no transition under way."""
+    page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+    page.add_style_tag(content="*, ::before, ::after { transition: none !important; animation: none !important; }")
+
+
+def violations(page: Page, only: list[str] | None = None) -> list[str]:
+    """What axe-core calls serious or critical (by all its rules, or by some), a line for each element."""
+    # axe would fetch style sheets anew, one at a wrong address.
+    options: dict[str, Any] = {"resultTypes": ["violations"], "preload": False}
+    if only:
+        options["runOnly"] = only
+    found = Axe().run(page, options=options).response["violations"]
+    return [
+        f"{rule['id']}: {node['html'][:200]} {'; '.join(check['message'] for check in node['any'])}"
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]
+
+
+def visit(browser: Browser, base: str, name: str) -> Visit:
+    """Open a page and look at it."""
+    failed, complaints = [], []
+    page = browser.new_page(viewport={"width": WIDTHS[0], "height": 900})
+    page.on("request", lambda request: request.url.startswith((base, "data:", "blob:")) or failed.append(request.url))
+    page.on("requestfailed", lambda request: failed.append(request.url))
+    page.on("response", lambda response: response.status >= 400 and failed.append(response.url))
+    page.on("console", lambda message: message.type in ("error", "warning") and complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(base + name, wait_until="load")
+    settle(page)
+    images = page.evaluate(BROKEN_IMAGES)
+    formulas = page.evaluate(FORMULAS)
+    raw = page.evaluate(RAW)
+    found, wider = {}, {}
+    for theme, rules in (("light", None), ("dark", ["color-contrast", "link-in-text-block"])):
+        use_theme(page, theme)
+        found[theme] = violations(page, rules)
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        wider[width] = page.evaluate(WIDER)
+    page.wait_for_timeout(500)  # the theme waits with marking what scrolls until a window has its size
+    found["narrow"] = violations(page, ["scrollable-region-focusable"])
+    size = page.evaluate(BYTES)
+    page.close()
+    return Visit(
+        name, sorted(set(failed)), complaints, formulas["unset"], formulas["wrong"], raw, images, wider, found, size
+    )
