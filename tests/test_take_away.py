@@ -71,9 +71,12 @@ def test_text_and_mathematics_become_markdown():
     text += [nodes.Text("of "), nodes.math(text=r"\rho"), nodes.Text(" "), nodes.emphasis(text="and"), nodes.Text(" ")]
     text += [nodes.reference("", "there", refuri="https://example.org"), nodes.reference("", " (1.2)", refid="eq")]
     equation = nodes.math_block("", "x = 1", ids=["equation-a"])
-    found = cells(tree(text, equation), {"displaymath": {"equation-a": (3, 4)}})[0].source
+    inner = nodes.math_block("", r"\begin{aligned}y\end{aligned}")
+    whole = nodes.math_block("", r"\begin{align*}y\end{align*}")
+    found = cells(tree(text, equation, inner, whole), {"displaymath": {"equation-a": (3, 4)}})[0].source
     assert r"of $\rho$ *and* [there](https://example.org) (1.2)" in found
-    assert "$$\nx = 1 \\tag{3.4}\n$$" in found and found.startswith("# Title\n")
+    assert "$$\nx = 1 \\tag{3.4}\n$$" in found and "$$\n\\begin{aligned}" in found and "\n\\begin{align*}" in found
+    assert found.startswith("# Title\n") and "$$\n\\begin{align*}" not in found
 
 
 def test_lists_and_tables_become_markdown():
@@ -84,7 +87,7 @@ def test_lists_and_tables_become_markdown():
     table = nodes.table("", nodes.title(text="What"), group, ids=["t"])
     found = cells(tree(outer, table), {"table": {"t": (2,)}})[0].source
     assert "- a\n  \n  - b" in found
-    assert "*Table 2: What*\n\n| p | q |\n|---|---|\n| r | \\| |" in found
+    assert "**Table 2.** What\n\n| p | q |\n|---|---|\n| r | \\| |" in found
 
 
 def test_a_hidden_cell_keeps_its_source_and_its_caption():
@@ -95,7 +98,7 @@ def test_a_hidden_cell_keeps_its_source_and_its_caption():
     cell = nodes.container("", hidden, output, nb_element="cell_code", cell_metadata={"tags": ["hide-input"]})
     code, caption = cells(tree(cell), {"figure": {"fig": (1, 2)}})[1:]
     assert code.cell_type == "code" and code.source == "1 + 1" and code.metadata.jupyter.source_hidden
-    assert caption.source == "*Figure 1.2. *What to see."
+    assert caption.source == "**Figure 1.2.** What to see."
 
 
 # --- the notebooks of the rendered site -----
