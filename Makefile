@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PROFILE ?= digits
-export PROFILE
+export PROFILE CELL
 EXECUTOR ?= local
 JOBS ?= $(if $(filter local,$(EXECUTOR)),$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))
 PORT ?= 8000
@@ -43,8 +43,8 @@ serve: $(STAMP)  ## show the rendered book on http://localhost:8000 (PORT=...)
 	@[ -f $(SITE)/index.html ] || { echo "nothing is rendered yet: make book" >&2; exit 2; }
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
 
-experiments: $(STAMP)  ## run the experiments of PROFILE whose record is missing or stale (JOBS=..., SHARDS=..., EXECUTOR=slurm, DRY_RUN=1)
-	@$(BIN)/python workflow/run.py experiments "$$PROFILE" $(RUN_OPTIONS)
+experiments: $(STAMP)  ## run the experiments of PROFILE whose record is missing or stale (CELL=..., JOBS=..., SHARDS=..., EXECUTOR=slurm, DRY_RUN=1)
+	@$(BIN)/python workflow/run.py experiments "$$PROFILE" $(if $(CELL),--cell="$$CELL") $(RUN_OPTIONS)
 
 train: $(STAMP)  ## train the networks of PROFILE anew
 	@$(BIN)/python workflow/run.py train "$$PROFILE"
@@ -60,9 +60,9 @@ check: $(STAMP)  ## run all experiments of PROFILE anew and compare each number 
 bench: $(STAMP)  ## time the executor beside the schedulers of diffusers
 	$(BIN)/python benchmarks/executor.py
 
-test-browser: $(STAMP)  ## open every page of the site rendered last in Chromium, without a network (FEWSTEP_CHROMIUM=...)
+test-browser: $(STAMP)  ## open every page of the site rendered last in Chromium, without a network (FEWSTEP_CHROMIUM=..., JOBS=...)
 	@[ -f $(SITE)/index.html ] || [ -f $(STRICT_SITE)/index.html ] || $(MAKE) book-strict
-	$(BIN)/python -m pytest -m browser tests/browser
+	$(BIN)/python -m pytest -m browser -n $(or $(JOBS),2) --dist loadgroup tests/browser
 
 test-golden: $(STAMP)  ## compare with the authors' own programs (FEWSTEP_GOLDEN=DIR: with another folder of vectors)
 	$(BIN)/python -m pytest tests/test_golden.py

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import math
 import os
 import shutil
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,35 @@ def wrong_data(cells: Iterable[results.Cell]) -> list[str]:
                 cifar.load(part)  # says what is wrong with the folder
         except UserError as error:
             found.append(f"dataset {name}: {error}")
+    return found
+
+
+def wrong_networks(cells: Iterable[results.Cell]) -> list[str]:
+    """Which of the papers' networks, their data sets and Inception are not at hand, a line for each.
+
+    What the hub or torch-fidelity's releases have is fetched by the first cell.
+    """
+    names = _named(cells, "network")
+    if not names:
+        return []
+    from fewstep import images, inception  # here, not above: they need torch, which takes seconds
+    from fewstep.models import zoo
+
+    known = zoo.records()
+    tries: list[Callable[[], object]] = []
+    if os.environ.get(inception.VARIABLE):
+        tries.append(inception.weights_file)
+    for name in names:
+        if isinstance(known[name].source, zoo.LocalFile):
+            tries.append(functools.partial(zoo.load, name))
+    fid = {known[name].preprocessing for name in _named((c for c in cells if c.experiment == "fid"), "network")}
+    tries += [functools.partial(images.load, how) for how in fid if how.dataset != "CIFAR-10"]
+    found = []
+    for attempt in tries:
+        try:
+            attempt()
+        except UserError as error:
+            found.append(str(error))
     return found
 
 
@@ -404,6 +434,7 @@ def look_ahead(
     shards: int | None = None,
     every: bool = False,
     here: bool = True,
+    only: Collection[str] = (),
 ) -> Outlook:
     """All checks and estimates for the cells of a profile that are to be run.
 
@@ -415,20 +446,21 @@ def look_ahead(
         every: all cells are to be run but those that measure times, not only those whose record in ``out`` is missing
             or stale.
         here: whether they run on this machine; if not, its memory says nothing.
+        only: names of cells, ``experiment/cell``, if not all are wanted.
 
     Raises:
         UserError: if the profile, or a record that is there, cannot be read.
     """
     import psutil
 
-    planned = results.cells(profile, timed=not every)
+    planned = results.cells(profile, timed=not every, only=only)
     schema.manifest()
     wrong = schema.mistakes(planned)
     if wrong:
         return Outlook(len(planned), [], wrong, jobs)
-    cells = planned if every else results.stale_cells(profile, out)
+    cells = planned if every else results.stale_cells(profile, out, only=only)
     cells = [dataclasses.replace(cell, shards=shards) if shards and cell.shards else cell for cell in cells]
-    wrong = [*wrong_weights(cells), *wrong_data(cells)]
+    wrong = [*wrong_weights(cells), *wrong_data(cells), *wrong_networks(cells)]
     places = (Path(out), ROOT / "_build")
     if cells:
         for folder in places:

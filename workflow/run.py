@@ -1,6 +1,7 @@
 """What `make` calls to run experiments.
 
     python workflow/run.py experiments PROFILE    run the cells whose record is missing or stale
+                       ... PROFILE --cell NAME    only this one, EXPERIMENT/CELL; may be repeated
     python workflow/run.py check PROFILE          run every cell into a scratch folder, compare the numbers
     python workflow/run.py train PROFILE          run the notebook that trains the profile's networks
 
@@ -8,8 +9,8 @@
 machine, `--executor slurm` on a cluster, with the settings of workflow/profiles/. `--jobs N` limits how many run at a
 time, `--shards N` cuts each cell that can be cut into N jobs and one that gathers. Before the first cell everything is
 looked at and what the run will take is printed; `--dry-run` stops there. `experiments` with nothing to do returns at
-once. A killed run (`kill -9` too) leaves no process and no lock behind: the next one takes it up. Exit code 0: all is
-well; 1: a cell failed or a number moved; 2: a mistake in the request.
+once; its profile `paper-smoke` is workflow/smoke.py. A killed run (`kill -9` too) leaves no process and no lock behind:
+the next one takes it up. Exit code 0: all is well; 1: a cell failed or a number moved; 2: a mistake in the request.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NoReturn
 
 import preflight
 import run_cell
+import smoke
 import yaml
 from run_cell import BUILD
 from tqdm import tqdm
@@ -53,6 +55,7 @@ def experiments(
     work: Path = BUILD,
     every: bool = False,
     dry_run: bool = False,
+    only: Collection[str] = (),
 ) -> int:
     """Runs the cells of a profile whose record in ``out`` is missing or stale. Returns the exit code.
 
@@ -65,6 +68,7 @@ def experiments(
         work: folder of executed notebooks and shards.
         every: run all cells but those that measure times, whatever ``out`` holds.
         dry_run: print what would be run and what it would take, and stop.
+        only: names of cells, ``experiment/cell``, if not all are wanted.
     """
     settings = HERE / "profiles" / executor / "config.yaml"
     if not settings.is_file():
@@ -72,7 +76,7 @@ def experiments(
     engine = yaml.safe_load(settings.read_text("utf-8"))
     local = engine.get("executor", "local") == "local"
     at_once = jobs or (os.cpu_count() or 1 if local else engine.get("jobs", 1))
-    outlook = preflight.look_ahead(profile, at_once, out, shards=shards, every=every, here=local)
+    outlook = preflight.look_ahead(profile, at_once, out, shards=shards, every=every, here=local, only=only)
     planned, stale = outlook.planned, outlook.cells
     if stale:
         print(outlook, flush=True)
@@ -88,6 +92,8 @@ def experiments(
     config = {"profile": profile, "out": str(out), "work": str(work), "timed": "no" if every else "yes"}
     if shards:
         config["shards"] = str(shards)
+    if only:
+        config["only"] = " ".join(only)
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile"), "--directory", str(BUILD)),
         *("--profile", str(settings.parent)),
@@ -131,7 +137,7 @@ def experiments(
                 else:
                     tail.append(line)
     signal.signal(signal.SIGINT, interrupt)
-    left = results.stale_cells(profile, out, timed=not every)
+    left = results.stale_cells(profile, out, timed=not every, only=only)
     if left or process.returncode:
         if not failures:  # something else than a cell: Snakemake says what
             sys.stderr.writelines(tail[-20:])
@@ -256,6 +262,8 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("profile", help="a profile of workflow/experiments.yml")
+        if name == "experiments":
+            command.add_argument("--cell", action="append", default=[], help="only this one, EXPERIMENT/CELL")
         if name != "train":
             command.add_argument("--executor", default="local", help="a folder of workflow/profiles (default local)")
             command.add_argument("--jobs", type=_positive, help="jobs at a time (default: all cores; 100 on a cluster)")
@@ -268,6 +276,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "train":
             return train(options.profile)
         how = {name: getattr(options, name) for name in ("executor", "jobs", "shards", "dry_run")}
+        if options.command == "experiments":
+            if options.profile == smoke.PROFILE:
+                return smoke.run(options.cell)
+            how["only"] = options.cell
         return {"experiments": experiments, "check": check}[options.command](options.profile, **how)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -85,6 +85,15 @@ def _weights(*kinds: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _network(name: str) -> str:
+    from fewstep.models import zoo  # here, not above: it needs torch, which takes seconds
+
+    known = zoo.records()
+    if name not in known:
+        raise unknown("network in data/models.yml", name, known)
+    return name
+
+
 IMAGES = {"digits": (1_797, 1 * 8 * 8), "cifar10": (50_000, 3 * 32 * 32), "cifar10-test": (10_000, 3 * 32 * 32)}
 """How many images a data set has, and how many numbers an image."""
 
@@ -99,6 +108,7 @@ MEANING: dict[str, Any] = {
     "test": Annotated[str, _known("dataset", IMAGES)],
     "process": Annotated[str, _known("process", schedules.PROCESSES)],
     "model": Annotated[str, _weights("unet")],
+    "network": Annotated[str, AfterValidator(_network)],
     "other": Annotated[str, _weights("unet")],
     "features": Annotated[str, _weights("features", "resnet")],
     "guide": Annotated[str, _weights("noisy-classifier")],

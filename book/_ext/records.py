@@ -75,7 +75,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from fewstep import figures, results
+from fewstep import figures, reported, results
 from fewstep.errors import UserError, unknown
 
 logger = logging.getLogger(__name__)
@@ -188,7 +188,8 @@ def origin(records: list[results.Record], rows: list[Row], root: Path) -> tuple[
     ]
     plan = results.planned(root).get(made[0].profile, {}).get(made[0].experiment)
     command = "train" if results.is_training(made[0].experiment) else "experiments"
-    again = "make gpu" if plan and plan.gpu else f"make {command} PROFILE={made[0].profile}"
+    on_gpu = plan is not None and plan.gpu and made[0].profile != reported.PROFILE
+    again = "make gpu" if on_gpu else f"make {command} PROFILE={made[0].profile}"
     return " · ".join(filter(None, parts)), again
 
 
@@ -309,7 +310,8 @@ class _Table(SphinxDirective, _Records):
         """What stands in a table's place where nothing was measured, or not yet what it shows."""
         plan = results.planned(self.root).get(profile, {})
         chosen = [plan[experiment]] if experiment in plan else list(plan.values())
-        on_gpu = bool(chosen) and all(found.gpu for found in chosen)
+        # `make gpu` trains and measures within minutes; the papers' tables take days.
+        on_gpu = profile != reported.PROFILE and bool(chosen) and all(found.gpu for found in chosen)
         command = "make gpu" if on_gpu else f"make experiments PROFILE={profile}"
         begun = " to its end" if experiment and self.records(profile, experiment) else ""
         text = f"{f'Experiment {experiment} of profile' if experiment else 'Profile'} {profile} was not run{begun}: "

@@ -24,7 +24,7 @@ import math
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -78,6 +78,7 @@ Only ``make train`` and ``make gpu`` run them: the weights are an input of the o
 
 METRICS: dict[str, str] = {
     "frechet_distance": "Fréchet distance",
+    "fid": "FID",
     "kernel_distance": "kernel distance (KID)",
     "precision": "precision",
     "recall": "recall",
@@ -118,6 +119,7 @@ _EXACT = (1e-6, 1e-12)
 _NETWORK = (0.03, 1e-3)
 TOLERANCE: dict[str, tuple[float, float] | None] = {
     "frechet_distance": _NETWORK,
+    "fid": _NETWORK,
     "kernel_distance": _NETWORK,
     "precision": (0.0, 0.02),
     "recall": (0.0, 0.02),
@@ -584,7 +586,14 @@ def profiles(root: Path = ROOT) -> list[str]:
     return [profile for profile, experiments in planned(root).items() if experiments]
 
 
-def cells(profile: str, experiment: str | None = None, root: Path = ROOT, *, timed: bool = True) -> list[Cell]:
+def cells(
+    profile: str,
+    experiment: str | None = None,
+    root: Path = ROOT,
+    *,
+    timed: bool = True,
+    only: Collection[str] = (),
+) -> list[Cell]:
     """The cells of a profile, training left out, or those of one of its experiments, from ``workflow/experiments.yml``.
 
     Args:
@@ -592,6 +601,7 @@ def cells(profile: str, experiment: str | None = None, root: Path = ROOT, *, tim
         experiment: one of the profile's, training too.
         root: of the project.
         timed: whether those are among them that measure the time of a machine.
+        only: names of cells, ``experiment/cell``, if not all are wanted.
 
     Raises:
         UserError: if the file does not fit its schema, or has no such profile or experiment.
@@ -602,12 +612,17 @@ def cells(profile: str, experiment: str | None = None, root: Path = ROOT, *, tim
     if experiment is not None and experiment not in experiments:
         raise unknown(f"experiment of profile {profile}", experiment, experiments)
     wanted = [experiment] if experiment else [name for name in experiments if not is_training(name)]
-    return [
+    found = [
         Cell(profile, name, cell, parameters, found.shards, found.gpu, found.timed)
         for name, found in experiments.items()
         if name in wanted and (timed or not found.timed)
         for cell, parameters in found.cells.items()
     ]
+    names = [f"{cell.experiment}/{cell.name}" for cell in found]
+    for name in only:
+        if name not in names:
+            raise unknown(f"cell of profile {profile}", name, names)
+    return [cell for cell, name in zip(found, names, strict=True) if not only or name in only]
 
 
 def is_training(experiment: str) -> bool:
@@ -620,7 +635,14 @@ def training(profile: str, root: Path = ROOT) -> list[str]:
     return [name for name in planned(root).get(profile, {}) if is_training(name)]
 
 
-def stale_cells(profile: str, folder: Path | str = RESULTS, root: Path = ROOT, *, timed: bool = True) -> list[Cell]:
+def stale_cells(
+    profile: str,
+    folder: Path | str = RESULTS,
+    root: Path = ROOT,
+    *,
+    timed: bool = True,
+    only: Collection[str] = (),
+) -> list[Cell]:
     """The cells of a profile whose record is missing from a folder, or was made by something else than stands here now.
 
     The arguments are those of :func:`cells`.
@@ -629,7 +651,7 @@ def stale_cells(profile: str, folder: Path | str = RESULTS, root: Path = ROOT, *
         UserError: as :func:`cells` and :func:`read` do.
     """
     stale = []
-    for cell in cells(profile, root=root, timed=timed):
+    for cell in cells(profile, root=root, timed=timed, only=only):
         key, path = cell.key(root), cell.path(Path(folder))
         if not path.exists() or read(path).provenance.key != key:
             stale.append(cell)

@@ -24,9 +24,8 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
 def find_site() -> Path | None:
-    if "FEWSTEP_SITE" in os.environ:
-        return Path(os.environ["FEWSTEP_SITE"]).resolve()
-    rendered = [site for site in SITES if (site / "index.html").exists()]
+    sites = [Path(os.environ["FEWSTEP_SITE"])] if "FEWSTEP_SITE" in os.environ else SITES
+    rendered = [site.resolve() for site in sites if (site / "index.html").exists()]
     return max(rendered, key=lambda site: (site / "index.html").stat().st_mtime, default=None)
 
 
@@ -44,14 +43,30 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes ``seen`` runs on every page, one page after the other."""
     if "seen" in metafunc.fixturenames:
         names = [name for name in page_names(find_site()) if not name.startswith("_static/")]
-        metafunc.parametrize("seen", names, indirect=True, scope="module")
+        # One group for each page, so that several workers do not open the same one.
+        pages = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
+        metafunc.parametrize("seen", pages, indirect=True, scope="module")
+
+
+def find_chromium() -> str | None:
+    named = os.environ.get("FEWSTEP_CHROMIUM")
+    return shutil.which(named) if named else next(filter(None, map(shutil.which, CHROMIUM)), None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart() -> None:
+    """Say at once, in one line, what is missing."""
+    if find_chromium() is None:
+        looked_for = os.environ.get("FEWSTEP_CHROMIUM") or ", ".join(CHROMIUM)
+        pytest.exit(f"no browser: install Chromium, or name it in FEWSTEP_CHROMIUM (looked for {looked_for})", 2)
+    if find_site() is None:
+        pytest.exit("no site is rendered: `make book` renders one", 2)
 
 
 @pytest.fixture(scope="session")
 def site() -> Path:
     found = find_site()
-    if found is None or not (found / "index.html").exists():
-        pytest.exit(f"no site is rendered{f' in {found}' if found else ''}; `make book` renders one", returncode=2)
+    assert found
     return found
 
 
@@ -63,14 +78,11 @@ def base(site: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def browser(site: Path) -> Iterator[Browser]:
-    program = os.environ.get("FEWSTEP_CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if program is None or not shutil.which(program):
-        pytest.exit(f"no browser: install Chromium (looked for {program or ', '.join(CHROMIUM)})", returncode=2)
+def browser() -> Iterator[Browser]:
     # Whatever a page asks another host for fails at once, here as on a machine without a network.
     offline = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=[offline])
+        chromium = playwright.chromium.launch(executable_path=find_chromium(), args=[offline])
         yield chromium
         chromium.close()
 

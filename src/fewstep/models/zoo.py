@@ -137,11 +137,13 @@ class Schedule(_Strict):
 class Preprocessing(_Strict):
     """How the training images were made: ``crop`` and ``resize`` in pixels; and the range that they had there.
 
-    A network whose images were in [0, 1] is run on images in [−1, 1]; its process and time say so.
+    The crop is a square around ``centre``, (row, column), or around the image's middle. A network whose images were in
+    [0, 1] is run on images in [−1, 1]; its process and time say so.
     """
 
     dataset: str
     crop: int | None = None
+    centre: tuple[int, int] | None = None
     resize: int | None = None
     trained_range: tuple[float, float] = (-1.0, 1.0)
 

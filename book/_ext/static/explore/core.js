@@ -28,7 +28,8 @@ const explore = {
   mixture({ means, weights, std }) {
     return (x, [, alpha, sigma]) => {
       const v = alpha ** 2 * std ** 2 + sigma ** 2;
-      const logs = means.map((m, k) => Math.log(weights[k]) - m.reduce((s, c, i) => s + (x[i] - alpha * c) ** 2, 0) / (2 * v));
+      const square = (m) => m.reduce((s, c, i) => s + (x[i] - alpha * c) ** 2, 0);
+      const logs = means.map((m, k) => Math.log(weights[k]) - square(m) / (2 * v));
       const top = Math.max(...logs), parts = logs.map((l) => Math.exp(l - top)), total = parts.reduce((a, b) => a + b);
       return x.map((c, i) => (sigma / v) * (c - alpha * means.reduce((s, m, k) => s + (parts[k] / total) * m[i], 0)));
     };
@@ -36,7 +37,8 @@ const explore = {
 
   // The rows of (C, S) of the states at which the model is called, and of the result, in x̄ = x / α.
   canonical(plan, levels) {
-    const calls = plan.inputs.length, draws = Math.max(-1, ...plan.rows.flatMap((r) => r.filter((_, i) => i % 3 === 1 && r[i - 1] === 2))) + 1;
+    const calls = plan.inputs.length, drawn = (row) => row.filter((_, i) => i % 3 === 1 && row[i - 1] === 2);
+    const draws = 1 + Math.max(-1, ...plan.rows.flatMap(drawn));
     const rows = [new Float64Array(calls + draws)];
     for (const row of plan.rows) {
       const sum = new Float64Array(calls + draws);
@@ -107,15 +109,16 @@ const explore = {
   number(v) {
     if (v === 0 || (Math.abs(v) >= 1e-3 && Math.abs(v) < 1e5)) return String(+v.toPrecision(3)).replace("-", "−");
     const [digits, exponent] = v.toExponential(1).split("e");
-    return `${digits.replace("-", "−")}·10${exponent.replace(/./g, (c) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c] ?? { "-": "⁻", "+": "" }[c])}`;
+    const raised = exponent.replace(/./g, (c) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c] ?? { "-": "⁻", "+": "" }[c]);
+    return `${digits.replace("-", "−")}·10${raised}`;
   },
 
   // Ticks 1, 2, 5, 10 … (or only powers of ten, over more than three decades) between the ends of a logarithmic axis.
   ticks(low, high) {
     const steps = high / low > 1000 ? [1] : [1, 2, 5], found = [];
     for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e++)
-      found.push(...steps.map((s) => +(s * 10 ** e).toPrecision(1)).filter((v) => v >= low * 0.999 && v <= high * 1.001));
-    return found;
+      found.push(...steps.map((s) => +(s * 10 ** e).toPrecision(1)));
+    return found.filter((v) => v >= low * 0.999 && v <= high * 1.001);
   },
 
   // Log–log axes in a box; returns the two scales.

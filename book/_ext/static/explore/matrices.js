@@ -5,8 +5,10 @@
   const SAME = 1e-12; // relative to the largest weight: rounding
 
   // Each value of an option is a sampler of its own here.
-  const names = Object.fromEntries(data.choices.flatMap(({ solver, title, option, values }) =>
-    option ? values.map((v) => [`${solver}|${v}`, `${title}, ${option === "eta" ? "η" : "γ"} = ${v}`]) : [[`${solver}|`, title]]));
+  const names = Object.fromEntries(data.choices.flatMap(({ solver, title, option, values }) => {
+    const symbol = option === "eta" ? "η" : "γ";
+    return option ? values.map((v) => [`${solver}|${v}`, `${title}, ${symbol} = ${v}`]) : [[`${solver}|`, title]];
+  }));
   const update = () => draw();
   const first = explore.select("first sampler", names, "deis-tab3|", update);
   const second = explore.select("second sampler", names, "ddim|0", update);
@@ -14,7 +16,8 @@
   const calls = explore.slider("calls", data.budgets, 4, update);
   const verdict = html("p", { class: "reading", "aria-live": "polite" });
   const hovered = html("p", { class: "reading quiet" }, "Point at a cell to read it.");
-  const panels = [0, 1, 2].map(() => ({ canvas: html("canvas", { role: "img" }), title: html("div", { class: "title" }) }));
+  const panels = [0, 1, 2].map(() =>
+    ({ canvas: html("canvas", { role: "img" }), title: html("div", { class: "title" }) }));
   const box = html("div", {},
     html("div", { class: "controls" }, first.box, second.box, grid.box, calls.box),
     html("div", { class: "panels three" }, ...panels.map(({ canvas, title }) =>
@@ -23,12 +26,13 @@
 
   // How two tables compare: the largest difference relative to the largest weight, or why there is none.
   explore.compare = (a, b, p, q) => {
-    if (a.inputs.length !== b.inputs.length) return { why: `they make ${a.inputs.length} and ${b.inputs.length} calls` };
-    const times = (plan) => plan.levels.map((level) => data.levels[level][0]);
-    const late = times(b).findIndex((t, k) => Math.abs(t - times(a)[k]) > 1e-8 * times(a)[0]);
-    if (late >= 0) return { why: `call ${late + 1} is at t = ${number(times(a)[late])} for the first, at ${number(times(b)[late])} for the second` };
+    if (p.calls !== q.calls) return { why: `they make ${p.calls} and ${q.calls} calls` };
+    const [s, t] = [a, b].map((plan) => plan.levels.map((level) => data.levels[level][0]));
+    const k = s.findIndex((_, k) => Math.abs(s[k] - t[k]) > 1e-8 * s[0]);
+    if (k >= 0) return { why: `call ${k + 1} is at t = ${number(s[k])} for the first, ${number(t[k])} for the second` };
     const wide = Math.max(p.draws, q.draws), entry = (m, row, j) => m.rows[row][j] ?? 0;
-    const rows = p.rows.map((row, i) => Array.from({ length: p.calls + wide }, (_, j) => entry(p, i, j) - entry(q, i, j)));
+    const rows = p.rows.map((_, i) =>
+      Array.from({ length: p.calls + wide }, (_, j) => entry(p, i, j) - entry(q, i, j)));
     const most = (table) => Math.max(...table.map((row) => Math.max(...Array.from(row, Math.abs))));
     return { rows, apart: most(rows) / Math.max(most(p.rows), most(q.rows)) };
   };
@@ -39,7 +43,8 @@
     const titles = [first, second].map(({ input }) => names[input.value]);
     calls.say(String(calls.value));
     const missing = titles.filter((_, i) => !plans[i]);
-    const found = missing.length ? { why: `${missing.join(" and ")} cannot spend ${calls.value} calls` } : explore.compare(...plans, ...tables);
+    const found = missing.length ? { why: `${missing.join(" and ")} cannot spend ${calls.value} calls` }
+      : explore.compare(...plans, ...tables);
     const same = found.rows && found.apart < SAME;
     verdict.textContent = found.why ? `Not the same sampler: ${found.why}.`
       : same ? `The same sampler: the tables differ by ${number(found.apart)} of the largest weight, which is rounding.`
@@ -49,8 +54,11 @@
 
     // Each column is divided by its largest weight in the two tables, where they have the same columns.
     const count = Math.max(...tables.map((m) => m?.calls ?? 0)), both = tables.filter(Boolean);
-    const scales = (m) => (found.rows ? both : [m]).reduce((scale, { rows }) => rows.reduce((s, row) =>
-      Array.from({ length: Math.max(s.length, row.length) }, (_, j) => Math.max(s[j] ?? 0, Math.abs(row[j] ?? 0))), scale), []);
+    const scales = (m) => {
+      const rows = (found.rows ? both : [m]).flatMap((table) => table.rows);
+      const wide = Math.max(...rows.map((row) => row.length));
+      return Array.from({ length: wide }, (_, j) => Math.max(...rows.map((row) => Math.abs(row[j] ?? 0))));
+    };
     tables.forEach((m, i) => paint(panels[i], titles[i], m && { ...m, scale: scales(m) }, count));
     const apart = found.rows && { rows: found.rows, calls: tables[0].calls, scale: same ? [] : scales(tables[0]) };
     paint(panels[2], "first − second", apart, count);

@@ -16,12 +16,14 @@
     });
     return button;
   });
-  const box = html("div", {}, html("div", { class: "buttons", role: "group", "aria-label": "families of samplers" }, ...buttons), chart, reading);
+  const families = html("div", { class: "buttons", role: "group", "aria-label": "families of samplers" }, ...buttons);
+  const box = html("div", {}, families, chart, reading);
   let width = 0, chosen = null, spots = [];
 
   function draw(newWidth) {
     width = newWidth;
-    const names = Object.keys(data.solvers).filter((name) => [...on].some((family) => data.families[family].includes(name)));
+    const wanted = new Set([...on].flatMap((family) => data.families[family]));
+    const names = Object.keys(data.solvers).filter((name) => wanted.has(name));
     const height = Math.max(380, 110 + 13 * names.length), narrow = width < 560;
     chart.setAttribute("viewBox", `0 0 ${width} ${height}`);
     chart.setAttribute("width", width);
@@ -32,17 +34,18 @@
     const values = [data.floor, ...points.map((point) => point[1])];
     const [px, py] = explore.axes(chart, frame, { title: "network calls", range: [3.7, 54], ticks: [5, 10, 20, 50] },
       { title: data.metric, range: [Math.min(...values) / 1.3, Math.max(...values, 10) * 1.15] });
-    chart.append(svg("path", { class: "floor", d: line([[frame.left, py(data.floor)], [frame.right, py(data.floor)]]) }),
-      svg("text", { x: frame.left + 4, y: py(data.floor) + 13 }, "two halves of the data"));
+    const floor = py(data.floor);
+    chart.append(svg("path", { class: "floor", d: line([[frame.left, floor], [frame.right, floor]]) }),
+      svg("text", { x: frame.left + 4, y: floor + 13 }, "two halves of the data"));
     spots = [];
     const ends = shown.map((solver, i) => {
       const group = svg("g", { class: "solver", color: ink(solver.color) });
       const places = solver.points.map(([n, value]) => [px(n), py(value)]);
-      group.append(svg("path", { class: "path", stroke: "currentColor", "stroke-dasharray": solver.dash, d: line(places) }));
+      const stroke = "currentColor", { path, filled } = solver.marker;
+      group.append(svg("path", { class: "path", stroke, "stroke-dasharray": solver.dash, d: line(places) }));
       places.forEach(([x, y], k) => {
-        const size = 7;
-        group.append(svg("path", { d: solver.marker.path, transform: `translate(${x} ${y}) scale(${size} ${-size})`,
-          fill: solver.marker.filled ? "currentColor" : "none", stroke: "currentColor", "stroke-width": solver.marker.filled ? 0 : 0.2 }));
+        group.append(svg("path", { d: path, transform: `translate(${x} ${y}) scale(7 -7)`, stroke,
+          fill: filled ? stroke : "none", "stroke-width": filled ? 0 : 0.2 }));
         spots.push({ x, y, solver, group, k, name: names[i] });
       });
       chart.append(group);
@@ -58,14 +61,15 @@
   function mark(spot) {
     chosen = spot ?? null;
     chart.querySelector(".now")?.remove();
-    for (const group of chart.querySelectorAll(".solver")) group.classList.toggle("dim", Boolean(spot) && group !== spot.group);
+    for (const group of chart.querySelectorAll(".solver"))
+      group.classList.toggle("dim", Boolean(spot) && group !== spot.group);
     reading.textContent = on.size ? "Point at a mark, or use the arrow keys, to read its numbers." : "Choose a family.";
     if (!spot) return;
     const [nfe, value, low, high, samples, seeds] = spot.solver.points[spot.k];
     chart.append(svg("circle", { class: "now", cx: spot.x, cy: spot.y, r: 7 }));
     const interval = low === null ? "" : ` (95 % interval ${number(low)} to ${number(high)})`;
-    reading.textContent = `${spot.solver.title}, ${nfe} calls: ${number(value)}${interval}; grid ${spot.solver.grid}, ` +
-      `${samples} samples, ${seeds} seeds`;
+    reading.textContent = `${spot.solver.title}, ${nfe} calls: ${number(value)}${interval}; ` +
+      `grid ${spot.solver.grid}, ${samples} samples, ${seeds} seeds`;
   }
 
   chart.addEventListener("pointermove", (event) => {
@@ -76,14 +80,14 @@
   });
   chart.addEventListener("pointerleave", () => mark(null));
   chart.addEventListener("keydown", (event) => {
-    const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
-    if ((!dx && !dy) || !spots.length) return;
+    const along = { ArrowLeft: -1, ArrowRight: 1 }[event.key], across = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    if (!(along || across) || !spots.length) return;
     event.preventDefault();
     if (!chosen) return mark(spots[0]);
     // Left and right along a line, up and down among the points of one budget.
-    const others = dx ? spots.filter((spot) => spot.name === chosen.name)
+    const others = along ? spots.filter((spot) => spot.name === chosen.name)
       : spots.filter((spot) => spot.k === chosen.k).sort((a, b) => a.y - b.y);
-    mark(others[others.indexOf(chosen) + dx + dy] ?? chosen);
+    mark(others[others.indexOf(chosen) + (along ?? across)] ?? chosen);
   });
 
   explore.mount("quality", box, draw);

@@ -46,7 +46,7 @@
     calls.say(plan && spent !== calls.value ? `${calls.value} (spends ${spent})` : String(calls.value));
     if (choice.option) knob.say(String(value));
     reading.textContent = !plan ? `${choice.title} needs more than ${calls.value} calls.`
-      : noisy ? `${choice.title} adds noise: it samples the same density, but its paths are not meant to end where the exact ones do.`
+      : noisy ? `${choice.title} adds noise: same density, but its paths are not meant to end where the exact ones do.`
       : `${choice.title}, ${spent} calls: error ${number(error)}`;
     box.dataset.error = plan && !noisy ? error : "";
 
@@ -57,17 +57,19 @@
         .filter((p) => p && !stochastic(p)).map((p) => [p.inputs.length, explore.error(explore.paths(p))]) }));
     drawChart(choice.solver === "ddim" && !noisy ? lines.slice(1) : lines, noisy || !plan ? null : [spent, error],
       width < 560 ? width : width - side - 12, side);
-    chart.setAttribute("aria-label", `Error against network calls: ${lines.at(-1).points.map(([n, e]) => `${n} calls ${number(e)}`).join(", ")}`);
+    const errors = lines.at(-1).points.map(([n, e]) => `${n} calls ${number(e)}`).join(", ");
+    chart.setAttribute("aria-label", `Error against network calls: ${errors}`);
   }
 
   function drawPlane(paths, inputs, side, color, noisy) {
-    const scale = (c) => (side * (c + problem.edge)) / (2 * problem.edge), place = ([x, y]) => [scale(x), side - scale(y)];
+    const scale = (c) => (side * (c + problem.edge)) / (2 * problem.edge);
+    const place = ([x, y]) => [scale(x), side - scale(y)];
     plane.setAttribute("viewBox", `0 0 ${side} ${side}`);
     plane.setAttribute("width", side);
     plane.replaceChildren();
+    const points = (flat) => Array.from({ length: flat.length / 2 }, (_, i) => place(flat.slice(2 * i, 2 * i + 2)));
     for (const lines of problem.contours)
-      plane.append(svg("path", { class: "density", d: lines.map((flat) =>
-        line(Array.from({ length: flat.length / 2 }, (_, i) => place([flat[2 * i], flat[2 * i + 1]]))) + "Z").join("") }));
+      plane.append(svg("path", { class: "density", d: lines.map((flat) => line(points(flat)) + "Z").join("") }));
     const put = (name, attributes) => plane.append(svg(name, attributes));
     data.exact.forEach((path, i) => put("path", { class: "exact", d: line([data.starts[i], ...path].map(place)) }));
     const visited = new Set(inputs);
@@ -77,9 +79,10 @@
       for (const [cx, cy] of shown.slice(1, -1)) put("circle", { cx, cy, r: 1.7, fill: color });
       if (!noisy) put("path", { class: "miss", d: line([shown.at(-1), place(data.exact[i].at(-1))]) });
     });
-    for (const start of data.starts.map(place)) put("circle", { class: "start", cx: start[0], cy: start[1], r: 2.5 });
-    for (const path of data.exact) { const [cx, cy] = place(path.at(-1)); put("circle", { class: "truth", cx, cy, r: 5 }); }
-    for (const path of paths) { const [cx, cy] = place(path.at(-1)); put("circle", { cx, cy, r: 2.8, fill: color }); }
+    for (const [cx, cy] of data.starts.map(place)) put("circle", { class: "start", cx, cy, r: 2.5 });
+    const ends = (found) => found.map((path) => place(path.at(-1)));
+    for (const [cx, cy] of ends(data.exact)) put("circle", { class: "truth", cx, cy, r: 5 });
+    for (const [cx, cy] of ends(paths)) put("circle", { cx, cy, r: 2.8, fill: color });
   }
 
   function drawChart(lines, now, w, h) {
@@ -97,9 +100,10 @@
       for (const [cx, cy] of points.map(place)) chart.append(svg("circle", { cx, cy, r: 2.2, fill: tint }));
       // The two labels stand on different ends of their lines.
       const [x, y] = place(i === lines.length - 1 ? points.at(-1) : points[0]);
-      chart.append(i === lines.length - 1
-        ? svg("text", { class: "label", x: x + 6, y: y + (y > frame.bottom - 22 ? -10 : 18), color: tint, "text-anchor": "end" }, title)
-        : svg("text", { class: "label", x: x + 2, y: y - 8, color: tint }, title));
+      const below = y > frame.bottom - 22 ? -10 : 18;
+      chart.append(svg("text", i === lines.length - 1
+        ? { class: "label", x: x + 6, y: y + below, color: tint, "text-anchor": "end" }
+        : { class: "label", x: x + 2, y: y - 8, color: tint }, title));
     });
     if (now) {
       const [cx, cy] = place(now);

@@ -1,0 +1,163 @@
+"""The page *Reported and reproduced*: every reported number beside ours, or beside the command that measures it.
+
+Directives::
+
+    ```{reproduced} ddim_2010.02502
+    :table: Table 1
+    ```
+
+    ```{left-out}
+    ```
+
+``reproduced`` shows the rows of one table of a file of ``data/reported``: what is reported, what the records of profile
+``paper`` have, and the difference; where there is no record yet, the cell to run and about how many GPU-hours that
+number takes; where no cell reproduces it, why. ``left-out`` lists the tables of which no row is at hand. A row that has
+neither a cell nor a reason, or a cell whose budgets are not those of its rows, fails the build.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import record_tables as tables
+import records
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+
+from fewstep import reported, results
+from fewstep.errors import UserError, unknown
+
+
+@functools.cache
+def numbers(root: Path) -> list[reported.Number]:
+    """:func:`fewstep.reported.numbers`, once for a build."""
+    return reported.numbers(root)
+
+
+def command(cell: results.Cell) -> str:
+    """What runs a cell."""
+    return f"make experiments PROFILE={cell.profile} CELL={cell.experiment}/{cell.name}"
+
+
+class _Directive(SphinxDirective):
+    @property
+    def root(self) -> Path:
+        return Path(self.config.records_root)
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(str(self.root / "data" / "reported" / "reproduced.yml"))
+        self.env.note_dependency(str(self.root / "workflow" / "experiments.yml"))
+        seen = records.notes(self.env).seen.setdefault(self.env.docname, {})
+        for experiment in reported.METRICS:  # the page is read again when a record is made, changes or becomes stale
+            folder = self.root / "data" / "results" / reported.PROFILE / experiment
+            seen[f"{reported.PROFILE}/{experiment}"] = records.state(folder, self.root)
+        try:
+            return self.content_nodes()
+        except UserError as error:
+            where = f"{self.env.doc2path(self.env.docname)}:{self.lineno}"
+            raise ExtensionError(f"{where}: {self.name} {' '.join(self.arguments)}: {error}") from None
+
+    def content_nodes(self) -> list[nodes.Node]:
+        """What the directive puts on the page."""
+        raise NotImplementedError
+
+
+class ReproducedDirective(_Directive):
+    """One table of a paper."""
+
+    required_arguments = 1
+    option_spec: ClassVar[dict[str, Callable[[str], Any]]] = {"table": directives.unchanged_required}
+
+    def content_nodes(self) -> list[nodes.Node]:
+        file, wanted = self.arguments[0], self.options["table"]
+        of_file = [number for number in numbers(self.root) if number.file == file]
+        if not of_file:
+            raise unknown("file of data/reported/reproduced.yml", file, {n.file for n in numbers(self.root)})
+        found = [number for number in of_file if number.row["table"] == wanted]
+        if not found:
+            raise unknown(f"table of {file}", wanted, {n.row["table"] for n in of_file})
+        self.env.note_dependency(str(self.root / "data" / "reported" / f"{file}.csv"))
+        metrics = list(dict.fromkeys(number.row["metric"] for number in found))
+        reasons = dict.fromkeys(number.reason for number in found if number.reason)
+        if not any(number.targets for number in found):
+            return [nodes.paragraph(text=f"{len(found)} rows, not reproduced: {'; '.join(reasons)}.")]
+        # A data set with several networks: where each has its own, its name says enough.
+        by_model = len({(n.row["dataset"], n.row["model"]) for n in found}) > len({n.row["dataset"] for n in found})
+        top = ["data", *(["network"] if by_model else []), "sampler", "calls", "reported", "ours", "difference"]
+        content = []
+        notes: dict[str, str] = {}
+        for number in found:
+            row = number.row
+            value = row["value"] + (f" ± {float(row['std']):g}" if row["std"] else "")
+            value += f" ({row['metric']})" if len(metrics) > 1 else ""
+            targets: list[reported.Target | None] = [*number.targets] or [None]
+            for target in targets:
+                sampler: list[nodes.Node] = [nodes.Text(row["sampler"])]
+                if target is not None and len(number.targets) > 1:
+                    sampler.append(nodes.Text(f", {target.cell.name}"))
+                calls = row["nfe"] or "–" if target is None or target.budget is None else str(target.budget)
+                line: list[list[nodes.Node]] = [[nodes.Text(row["dataset"])]]
+                line += [[nodes.Text(row["model"])]] if by_model else []
+                line += [sampler, [nodes.Text(calls)], [nodes.Text(value)]]
+                content.append([*line, *self.measured(number, target)])
+                if target is not None and target.differs:
+                    notes[f"{target.cell.experiment}/{target.cell.name}"] = target.differs
+        caption = f"{found[0].row['paper']}, {wanted}: {', '.join(metrics)}"
+        table = tables.build_table(caption, top, content, 2 + by_model)
+        table["classes"] = ["reported"]
+        return [table, *differences(notes)]
+
+    def measured(self, number: reported.Number, target: reported.Target | None) -> list[list[nodes.Node]]:
+        """Our number and the difference, or what stands in their place."""
+        if target is None:
+            return [[nodes.Text(f"left out: {number.reason}")], [nodes.Text("–")]]
+        row = reported.ours(target, self.root)
+        if row is None:
+            hours = reported.gpu_hours(target, self.root)
+            text = f", about {hours:.2g} GPU-hours" if hours >= 0.1 else f", about {60 * hours:.2g} GPU-minutes"
+            return [[nodes.Text("not run yet: "), nodes.literal(text=command(target.cell)), nodes.Text(text)], []]
+        off = row["value"] - float(number.row["value"])
+        value: list[nodes.Node] = [nodes.Text(tables.shown(row, 3))]
+        if row["stale"]:
+            value = [nodes.inline("", tables.shown(row, 3), classes=["stale"]), nodes.Text(f" (stale: {row['stale']})")]
+        return [value, [nodes.Text(f"{off:+.2f}".replace("-", "−"))]]
+
+
+def differences(notes: dict[str, str]) -> list[nodes.Node]:
+    """A list of what differs from the paper's protocol, and the cells that it holds for."""
+    if not notes:
+        return []
+    by_text: dict[str, list[str]] = {}
+    for name, text in notes.items():
+        by_text.setdefault(text, []).append(name)
+    found = nodes.bullet_list()
+    for text, names in by_text.items():
+        line = nodes.paragraph()
+        for i, name in enumerate(names):
+            line += [nodes.Text(", ")] * bool(i) + [nodes.literal(text=name)]
+        line += nodes.Text(f": {text}.")
+        found += nodes.list_item("", line)
+    return [nodes.paragraph(text="In what the measurements differ from the paper's:"), found]
+
+
+class LeftOutDirective(_Directive):
+    """The tables of which no row is at hand."""
+
+    def content_nodes(self) -> list[nodes.Node]:
+        found = nodes.bullet_list()
+        for text in reported.plan(self.root).not_at_hand:
+            found += nodes.list_item("", nodes.paragraph(text=f"{text}."))
+        return [found]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Registers the directives."""
+    app.add_directive("reproduced", ReproducedDirective)
+    app.add_directive("left-out", LeftOutDirective)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
