@@ -80,7 +80,7 @@ lint: $(STAMP)  ## ruff and mypy
 book-strict: $(STAMP)  ## render everything anew to _build/strict; any warning or failed cell is an error
 	$(JUPYTER_BOOK) --path-output _build/strict --all -W -n --keep-going
 
-pdf: $(STAMP)  ## print the whole book to _build/book.pdf, by Chromium or Chrome (CHROMIUM=...)
+pdf: $(STAMP)  ## print the whole book to _build/book.pdf, by Chromium or Chrome (FEWSTEP_CHROMIUM=...)
 	$(JUPYTER_BOOK) --path-output . --builder singlehtml
 	$(BIN)/python book/pdf.py _build/singlehtml/index.html _build/book.pdf
 

@@ -44,10 +44,10 @@ ARRANGE = """title => {
 
 
 def browser() -> str:
-    """The browser's program: ``CHROMIUM``, or the first that is installed; exits where there is none."""
-    found = next(filter(None, map(shutil.which, filter(None, [os.environ.get("CHROMIUM"), *BROWSERS]))), None)
+    """The browser's program: ``FEWSTEP_CHROMIUM``, or the first that is installed; exits where there is none."""
+    found = next(filter(None, map(shutil.which, filter(None, [os.environ.get("FEWSTEP_CHROMIUM"), *BROWSERS]))), None)
     if found is None:
-        fail("no Chromium or Chrome is installed; install one, or name its program in CHROMIUM")
+        fail("no Chromium or Chrome is installed; install one, or name its program in FEWSTEP_CHROMIUM")
     return found
 
 
@@ -71,7 +71,7 @@ def print_pdf(page: Path, out: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=browser(), args=["--no-sandbox"])
+        chromium = play.chromium.launch(executable_path=browser())
         tab = chromium.new_page(color_scheme="light", viewport={"width": 900, "height": 1200}, offline=True)
         tab.set_default_timeout(600_000)
         tab.goto(page.resolve().as_uri(), wait_until="load")

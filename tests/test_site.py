@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import re
 import socket
@@ -106,8 +107,14 @@ def test_what_counts_as_said_of_the_machine():
 
 
 def test_executed_notebooks_are_not_published():
-    """Papermill's metadata (the folders of a run, its times) stay with the logs in _build: pages only show records."""
-    assert not files(".ipynb")
+    """Papermill's metadata (the folders of a run, its times) stay with the logs in _build: pages only show records.
+
+    The notebooks that readers download are written from the pages, without outputs.
+    """
+    for path in files(".ipynb"):
+        notebook = json.loads(read(path))
+        assert set(notebook["metadata"]) == {"kernelspec"}, path.name
+        assert not any(cell.get("outputs") for cell in notebook["cells"]), path.name
     metadata = re.compile(r"""["']papermill["']\s*:|["'](?:input|output)_path["']\s*:|record_as["']?\s*[:=]\s*\{""")
     assert metadata.search('"papermill": {"input_path": "x.ipynb"}')
     assert not {(path.name, match.group(0)) for path in files(*TEXT) for match in metadata.finditer(read(path))}

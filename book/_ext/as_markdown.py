@@ -132,7 +132,7 @@ class _Writer:
     def equation(self, node: nodes.math_block) -> None:
         number = self.number("displaymath", node)
         text = node.astext().strip()
-        if re.match(r"\\begin\{(align|equation|gather)", text) is None:
+        if re.match(r"\\begin\{(align|equation|gather|multline)\*?\}", text) is None:
             tag = rf" \tag{{{number}}}" if number else ""
             text = f"$$\n{text}{tag}\n$$"
         self.write(text)
@@ -156,7 +156,7 @@ class _Writer:
         title = next(iter(node.findall(nodes.title)), None)
         number = self.number("table", node)
         if title is not None:
-            self.write(f"*{f'Table {number}: ' if number else ''}{self.inline(title)}*")
+            self.write(f"{f'**Table {number}.** ' if number else ''}{self.inline(title)}")
         lines = []
         for row in node.findall(nodes.row):
             entries = [self.inside(entry).replace("\n", " ").replace("|", "\\|") for entry in row.children]
@@ -168,13 +168,13 @@ class _Writer:
     def figure(self, node: nodes.figure) -> None:
         number = self.number("figure", node)
         text = [self.inline(part) for part in node.findall(nodes.caption)]
-        self.write(f"*{f'Figure {number}. ' if number else ''}*{' '.join(text)}")
+        self.write(f"{f'**Figure {number}.** ' if number else ''}{' '.join(text)}")
 
     def theorem(self, node: nodes.Element) -> None:
         """A theorem, definition, … with its number and title."""
         head = f"{node['realtype'].title()} {self.number(node.get('countertype', ''), node)}".strip()
         title = next((self.inline(child) for child in node.children if isinstance(child, nodes.title)), "")
-        self.write(f"**{head}** {title if re.search(r'[A-Za-z]', title) else ''}")
+        self.write(f"**{head}** {title.strip() if re.search(r'[A-Za-z]', title) else ''}")
         for child in node.children:
             if not isinstance(child, nodes.title):
                 self.block(child)
