@@ -48,7 +48,7 @@ from docutils.parsers.rst import directives
 from guide import Content
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from record_tables import Row
-from records import _Table, address, notes, provenance, rows_of
+from records import _Table, address, command, notes, provenance, rows_of
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
@@ -524,8 +524,8 @@ class ClaimsDirective(_Table):
         places = [check.left, check.right] if isinstance(check, Less | Within) else [check.of]
         profile, experiment, _ = address(str(places[0]))
         if not finding.rows:
-            _, command = self.not_run(profile, experiment).children
-            content = [nodes.Text(f"{profile}, {experiment.replace('_', ' ')}{planned(places)}: "), command]
+            run = nodes.literal(text=command(profile, experiment, self.root))
+            content = [nodes.Text(f"{profile}, {experiment.replace('_', ' ')}{planned(places)}: "), run]
         else:
             on = nodes.Text(f", {problem(finding.rows[0])}")
             content = [self.to_results(profile, experiment), on, *self.numbers(claim, finding)]

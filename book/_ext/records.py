@@ -165,6 +165,16 @@ def address(text: str) -> tuple[str, str, dict[str, list[str]]]:
     return profile, experiment, {"cell": cell, **filters} if cell else filters
 
 
+def command(profile: str, experiment: str | None, root: Path) -> str:
+    """What runs an experiment, or all of a profile."""
+    plan = results.planned(root).get(profile, {})
+    chosen = [plan[experiment]] if experiment in plan else list(plan.values())
+    # `make gpu` trains and measures within minutes; the papers' tables take days.
+    if profile != reported.PROFILE and chosen and all(found.gpu for found in chosen):
+        return "make gpu"
+    return f"make {'train' if results.is_training(experiment or '') else 'experiments'} PROFILE={profile}"
+
+
 def origin(records: list[results.Record], rows: list[Row], root: Path) -> tuple[str, str]:
     """Where numbers come from, in one line, and the command that makes them again."""
     made = [record.provenance for record in records]
@@ -186,17 +196,13 @@ def origin(records: list[results.Record], rows: list[Row], root: Path) -> tuple[
         " to ".join(dict.fromkeys([days[0], days[-1]])),
         f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min",
     ]
-    plan = results.planned(root).get(made[0].profile, {}).get(made[0].experiment)
-    command = "train" if results.is_training(made[0].experiment) else "experiments"
-    on_gpu = plan is not None and plan.gpu and made[0].profile != reported.PROFILE
-    again = "make gpu" if on_gpu else f"make {command} PROFILE={made[0].profile}"
-    return " · ".join(filter(None, parts)), again
+    return " · ".join(filter(None, parts)), command(made[0].profile, made[0].experiment, root)
 
 
 def provenance(records: list[results.Record], rows: list[Row], root: Path) -> nodes.paragraph:
     """:func:`origin` as the line under a table."""
-    text, command = origin(records, rows, root)
-    return nodes.paragraph("", f"{text} · ", nodes.literal(text=command), classes=["provenance"])
+    text, again = origin(records, rows, root)
+    return nodes.paragraph("", f"{text} · ", nodes.literal(text=again), classes=["provenance"])
 
 
 class ResultRole(SphinxRole, _Records):
@@ -308,14 +314,9 @@ class _Table(SphinxDirective, _Records):
 
     def not_run(self, profile: str, experiment: str | None = None) -> nodes.paragraph:
         """What stands in a table's place where nothing was measured, or not yet what it shows."""
-        plan = results.planned(self.root).get(profile, {})
-        chosen = [plan[experiment]] if experiment in plan else list(plan.values())
-        # `make gpu` trains and measures within minutes; the papers' tables take days.
-        on_gpu = profile != reported.PROFILE and bool(chosen) and all(found.gpu for found in chosen)
-        command = "make gpu" if on_gpu else f"make experiments PROFILE={profile}"
         begun = " to its end" if experiment and self.records(profile, experiment) else ""
         text = f"{f'Experiment {experiment} of profile' if experiment else 'Profile'} {profile} was not run{begun}: "
-        why = nodes.emphasis("", text, nodes.literal(text=command))
+        why = nodes.emphasis("", text, nodes.literal(text=command(profile, experiment, self.root)))
         if "caption" not in self.options:
             return nodes.paragraph("", "", why, classes=["not-run"])
         caption, _ = self.state.inline_text(self.options["caption"].rstrip("."), self.lineno)
