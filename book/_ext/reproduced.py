@@ -151,7 +151,7 @@ class LeftOutDirective(_Directive):
 
     def content_nodes(self) -> list[nodes.Node]:
         found = nodes.bullet_list()
-        for text in reported.plan(self.root).not_at_hand:
+        for text in reported.coverage(self.root).not_at_hand:
             found += nodes.list_item("", nodes.paragraph(text=f"{text}."))
         return [found]
 

@@ -19,7 +19,21 @@ from .errors import UserError, unknown
 from .files import read_yaml
 from .provenance import ROOT
 
-__all__ = ["METRICS", "Number", "Plan", "Target", "budgets", "gpu_hours", "numbers", "ours", "plan", "rows"]
+__all__ = [
+    "METRICS",
+    "Coverage",
+    "LeftOut",
+    "Number",
+    "Reproduced",
+    "Rows",
+    "Target",
+    "budgets",
+    "coverage",
+    "gpu_hours",
+    "numbers",
+    "ours",
+    "rows",
+]
 
 PROFILE = "paper"
 METRICS = {"fid": "fid", "bits": "bits_per_dimension"}
@@ -55,7 +69,7 @@ class LeftOut(_Strict):
     reason: str
 
 
-class Plan(_Strict):
+class Coverage(_Strict):
     """The content of ``data/reported/reproduced.yml``; cells by ``experiment/name``."""
 
     cells: dict[str, Reproduced]
@@ -89,13 +103,13 @@ class Number(NamedTuple):
     reason: str
 
 
-def plan(root: Path = ROOT) -> Plan:
+def coverage(root: Path = ROOT) -> Coverage:
     """What is reproduced.
 
     Raises:
         UserError: if ``data/reported/reproduced.yml`` does not fit its schema.
     """
-    return read_yaml(root / "data" / "reported" / "reproduced.yml", Plan)
+    return read_yaml(root / "data" / "reported" / "reproduced.yml", Coverage)
 
 
 def rows(chosen: Rows, root: Path = ROOT) -> list[tuple[int, dict[str, str]]]:
@@ -145,13 +159,13 @@ def budgets(cell: results.Cell) -> set[int | None]:
 
 
 def numbers(root: Path = ROOT) -> list[Number]:
-    """Every row of every file that the plan names, in the order of the files, with what reproduces it or why not.
+    """Every row of every file that ``reproduced.yml`` names, in the order of the files, with what reproduces it or why not.
 
     Raises:
-        UserError: if a cell or row that the plan names does not exist, the budgets of a cell are not the calls of its
+        UserError: if a cell or row that it names does not exist, the budgets of a cell are not the calls of its
             rows, or a row has no cell and no reason, or both.
     """
-    given = plan(root)
+    given = coverage(root)
     cells = {f"{cell.experiment}/{cell.name}": cell for cell in results.cells(PROFILE, root=root)}
     targets: dict[tuple[str, int], list[Target]] = {}
     for name, one in given.cells.items():
