@@ -159,7 +159,7 @@ def budgets(cell: results.Cell) -> set[int | None]:
 
 
 def numbers(root: Path = ROOT) -> list[Number]:
-    """Every row of every file that ``reproduced.yml`` names, in the order of the files, with what reproduces it or why not.
+    """Every row of every file that is named, in the order of the files, with what reproduces it or why nothing does.
 
     Raises:
         UserError: if a cell or row that it names does not exist, the budgets of a cell are not the calls of its
