@@ -14,6 +14,9 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "workflow"))
+
+import smoke  # noqa: E402
 
 PLAN = """\
 cifar10:
@@ -47,6 +50,9 @@ cifar10:
     cells:
       ddim:
         {model: cifar10-unet, times: [999, 10], steps: [1, 10], nodes: 5, reference_steps: 20, budget: 3, samples: 2}
+  fid_cifar:
+    cells:
+      ddim: {model: cifar10-unet, budgets: [2], samples: 4, batch: 4}
   fd_cifar:
     parameters: {model: cifar10-unet, features: cifar10-features, samples: 12, keep: 12, batch: 5, budgets: [2]}
     cells:
@@ -74,7 +80,7 @@ def clone(tmp_path_factory):
 
 def gpu(clone, minutes, **more):
     environment = {**os.environ, "FEWSTEP_ROOT": str(clone), "PYTHONPATH": str(clone / "src"), "OMP_NUM_THREADS": "1"}
-    environment |= {"FEWSTEP_DATA": str(clone / "images"), **more}
+    environment |= {"FEWSTEP_DATA": str(clone / "images"), "https_proxy": "http://127.0.0.1:9", **more}  # no network
     command = [sys.executable, str(clone / "workflow/gpu.py"), "cifar10", "--minutes", str(minutes)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr
@@ -108,6 +114,7 @@ def test_cut_short_and_taken_up_again(clone):
 
     code, said = gpu(clone, 5)
     assert code == 1 and "unknown grid 'uniformm'" in said, said  # one bad cell stops no other
+    assert "later  cifar10/fid_cifar/ddim: cannot fetch" in said and "1 left, 1 failed" in said
     assert "Traceback" not in said
     assert "train_classifier" not in said  # what is there is left alone
     measured = [
@@ -131,5 +138,10 @@ def test_cut_short_and_taken_up_again(clone):
     distance = {m["settings"]["images"]: m["value"] for m in sanity}
     assert set(distance) == {"train", "test", "blurred", "noised", "JPEG", "half resolution"}
     assert abs(distance["train"]) < 1e-3 * distance["test"]
+    smoke.inception(clone)
+    code, said = gpu(clone, 5, FEWSTEP_INCEPTION=str(clone / "inception.pth"))
+    assert code == 1 and "done   cifar10/fid_cifar/ddim" in said and "0 left, 1 failed" in said, said
+    (fid,) = json.loads((clone / "data/results/cifar10/fid_cifar/ddim.json").read_text())["measurements"]
+    assert fid["metric"] == "fid" and fid["samples"] == 4 and not fid["settings"]["published_inception"]
     state = clone / "data/cache/train/cifar10-unet.state.safetensors"
     assert state.exists()  # a longer training goes on from there

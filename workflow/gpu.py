@@ -27,7 +27,7 @@ from typing import Any
 from preflight import forecast
 
 from fewstep import cifar, data, profiles, results, solvers
-from fewstep.errors import UserError
+from fewstep.errors import NotAtHandError, UserError
 from fewstep.provenance import ROOT
 from fewstep.train import UnfinishedError
 
@@ -100,6 +100,10 @@ def run(profile: str, minutes: float) -> int:
             print(f"later  {name}: time is up", flush=True)
             return False
         except UnfinishedError as error:
+            left += 1
+            print(f"later  {name}: {error}", flush=True)
+            return False
+        except NotAtHandError as error:
             left += 1
             print(f"later  {name}: {error}", flush=True)
             return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["UserError", "unknown"]
+__all__ = ["NotAtHandError", "UserError", "unknown"]
 
 
 class UserError(ValueError):
@@ -16,6 +16,10 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class NotAtHandError(UserError):
+    """Something must be fetched first, and cannot be fetched here."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

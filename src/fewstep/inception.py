@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import data, shards
-from .errors import UserError
+from .errors import NotAtHandError, UserError
 from .files import write_atomically
 from .images import Images
 from .models import downloads
@@ -59,7 +59,8 @@ def weights_file() -> Path:
     """The file of weights, fetched if there is none and the network allows it.
 
     Raises:
-        UserError: if there is none and it cannot be fetched; says which file to put where.
+        NotAtHandError: if there is none and it cannot be fetched; says which file to put where.
+        UserError: if the variable names no file.
     """
     if given := os.environ.get(VARIABLE):
         if not Path(given).is_file():
@@ -72,7 +73,7 @@ def weights_file() -> Path:
     try:
         return downloads.fetch(url, SHA256, NAME, cache=FOLDER)
     except UserError as error:
-        raise UserError(f"{error}; or fetch it elsewhere and set {VARIABLE} to the file {NAME}") from None
+        raise NotAtHandError(f"{error}; or fetch it elsewhere and set {VARIABLE} to the file {NAME}") from None
 
 
 class Inception(nn.Module):
