@@ -3,7 +3,7 @@ r"""The papers' image sets as 8-bit images, read when they are asked for: no set
 The folder ``FEWSTEP_IMAGES``, by default ``data/cache/images``, holds
 
 - ``img_align_celeba/``: CelebA's aligned images as published, 178 × 218;
-- ``church_outdoor_train_lmdb/``, ``bedroom_train_lmdb/``: LSUN in its own format (the package ``lmdb`` reads it), or
+- ``church_outdoor_train_lmdb/``, ``bedroom_train_lmdb/``: LSUN in its own format, or
   ``church_outdoor_train/``, ``bedroom_train/``, the images taken out of it, in any subfolders;
 - ``celebahq/``, ``imagenet/``: folders of images, in any subfolders.
 
@@ -139,14 +139,8 @@ def _open(opener: Callable[..., Any], place: str) -> Any:
 
 def _lsun(place: Path, how: Preprocessing) -> Images:
     """LSUN's own format: an lmdb of encoded images."""
-    try:
-        import lmdb  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        taken_out = place.with_name(place.name.removesuffix("_lmdb"))
-        raise UserError(
-            f"{place} needs the package lmdb, which is not installed: pip install lmdb, or put the images taken out of"
-            f" it in {taken_out}"
-        ) from None
+    import lmdb
+
     try:
         opened = _open(lmdb.open, str(place))
         with opened.begin() as transaction:

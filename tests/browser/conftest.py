@@ -20,6 +20,8 @@ from visits import Visit, visit
 from fewstep.provenance import ROOT
 
 SITES = [ROOT / "_build/strict/_build/html", ROOT / "_build/html"]
+LISTINGS = ["_modules/fewstep/results.html", "_modules/fewstep/solvers/pndm.html"]
+"""Pages of source code, which the same template makes: a long one and a short one stand for all."""
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -42,7 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes ``seen`` runs on every page, one page after the other."""
     if "seen" in metafunc.fixturenames:
-        names = [name for name in page_names(find_site()) if not name.startswith("_static/")]
+        names = [name for name in page_names(find_site()) if not name.startswith(("_static/", "_modules/fewstep/"))]
+        names += LISTINGS if names else []
         # One group for each page, so that several workers do not open the same one.
         pages = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
         metafunc.parametrize("seen", pages, indirect=True, scope="module")
