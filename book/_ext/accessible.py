@@ -45,6 +45,8 @@ def mend_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, 
         context["generate_toctree_html"] = name_toggles_of(context["generate_toctree_html"])
     if pagename == "_modules/index":
         context["body"] = nest_lists(context["body"])
+    if 'role="doc-biblioentry"' in context.get("body", ""):  # not a role of what a list may hold, since ARIA 1.2
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
 
 
 SHARED_IDS = {"proof", "proof-content", "exercise-content", "solution-content"}
