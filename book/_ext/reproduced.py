@@ -110,7 +110,7 @@ class ReproducedDirective(_Directive):
                     notes[f"{target.cell.experiment}/{target.cell.name}"] = target.differs
         caption = f"{found[0].row['paper']}, {wanted}: {', '.join(metrics)}"
         table = tables.build_table(caption, top, content, 2 + by_model)
-        table["classes"] = ["reported"]
+        table["classes"] = ["reported", "reproduced"]
         return [table, *differences(notes)]
 
     def measured(self, number: reported.Number, target: reported.Target | None) -> list[list[nodes.Node]]:
