@@ -161,15 +161,22 @@ def test_probes_belong_to_samples_and_their_spread_covers_the_exact_value():
 
 
 def test_the_network_runs_in_the_dtype_of_the_images():
-    network = UNet([1, 8, 8], [8, 8], attention_head_dim=4, norm_num_groups=4).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = UNet([1, 8, 8], [8, 8], attention_head_dim=4, norm_num_groups=4).eval()
     process = schedules.linear_vp()
     plan = encoder("deis-tab3", process, 5)
     x = noise.normal(0, 0, range(3), (1, 8, 8))
     found = log_likelihood(process, plan, network, x, divergence="rademacher", probes=2)
     assert found.log_p.shape == found.probe_error.shape == (3,)
     assert found.code.shape == x.shape and found.log_p.dtype == torch.float64
+    network, x = network.double(), x.double()
+    finer = log_likelihood(process, plan, network, x, divergence="rademacher", probes=2)
     alone = log_likelihood(process, plan, network, x[1:2], divergence="rademacher", probes=2, ids=[1])
-    torch.testing.assert_close(alone.log_p, found.log_p[1:2], rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(alone.log_p, finer.log_p[1:2], rtol=1e-10, atol=1e-10)
+    # The scaled state is divided by α(t_max): so much does single precision lose.
+    lost = torch.finfo(torch.float32).eps / float(process.alpha(process.t_max))
+    torch.testing.assert_close(found.log_p, finer.log_p, rtol=3 * lost, atol=0)
     by_rk45 = log_likelihood_rk45(process, network, x, rtol=1e-2, atol=1e-2, in_rho=True, divergence="gaussian")
     assert torch.isfinite(by_rk45.log_p).all()
 
