@@ -18,6 +18,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+"""Names under which Chromium and Chrome are installed."""
 
 FOOTER = (
     "<div style='font: 8px sans-serif; width: 100%; text-align: center; color: #555'>"
@@ -43,12 +44,17 @@ ARRANGE = """title => {
 """Puts the title page first and makes the chapters' headings the highest: on one page they are below the first's."""
 
 
+def find_chromium() -> str | None:
+    """The browser's program: the one that ``FEWSTEP_CHROMIUM`` names, or the first that is installed."""
+    named = os.environ.get("FEWSTEP_CHROMIUM")
+    return next(filter(None, map(shutil.which, [named] if named else BROWSERS)), None)
+
+
 def browser() -> str:
-    """The browser's program: ``FEWSTEP_CHROMIUM``, or the first that is installed; exits where there is none."""
-    found = next(filter(None, map(shutil.which, filter(None, [os.environ.get("FEWSTEP_CHROMIUM"), *BROWSERS]))), None)
-    if found is None:
-        fail("no Chromium or Chrome is installed; install one, or name its program in FEWSTEP_CHROMIUM")
-    return found
+    """:func:`find_chromium`; exits where there is none."""
+    return find_chromium() or fail(
+        "no Chromium or Chrome is installed; install one, or name its program in FEWSTEP_CHROMIUM"
+    )
 
 
 def fail(why: str) -> Any:

@@ -167,3 +167,20 @@ def test_the_distance_of_few_images_is_that_within_their_span():
     plain = inception.frechet_distance(a._replace(n=None), b._replace(n=None))
     assert inception.frechet_distance(a, b) == pytest.approx(plain, rel=1e-5)
     assert inception._span(a, b).shape[1] == 9 and inception._span(a._replace(n=None), b) is None
+
+
+def test_a_folder_of_images_as_they_are(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (3, 16, 12, 3), dtype=np.uint8)
+    (tmp_path / "b").mkdir()
+    for pixels, name in zip(colours, ("b/1.png", "a.png", "c.png"), strict=True):
+        Image.fromarray(pixels).save(tmp_path / name)
+    found = images.folder(tmp_path)[:]
+    np.testing.assert_array_equal(found.permute(0, 2, 3, 1).numpy(), colours[[1, 0, 2]])
+    Image.new("RGB", (8, 16)).save(tmp_path / "d.png")
+    with pytest.raises(UserError, match=r"d\.png is 8×16 pixels; 12×16, the size of the first image, is needed"):
+        images.folder(tmp_path)[:]
+    (tmp_path / "d.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"d\.png is no image that can be read"):
+        images.folder(tmp_path)[:]
+    with pytest.raises(UserError, match="none is no folder with images, in a format"):
+        images.folder(tmp_path / "none")

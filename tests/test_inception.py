@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,10 @@ from test_cli import call
 from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as original
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
+
+import smoke
+
 from fewstep import data, inception
 from fewstep.errors import UserError
 
@@ -22,17 +28,9 @@ from fewstep.errors import UserError
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A file as torch-fidelity's, with random weights that keep the size of activations."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(original, "load_state_dict_from_url", lambda *a, **k: {})
-        patch.setattr(original.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-        state = original.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).state_dict()
-    generator = torch.Generator().manual_seed(0)
-    for value in state.values():
-        if value.ndim == 4:
-            value.copy_(torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5)
-    path = tmp_path_factory.mktemp("inception") / "random.pth"
-    torch.save(state, path)
-    return path
+    place = tmp_path_factory.mktemp("inception")
+    smoke.inception(place)
+    return place / "inception.pth"
 
 
 @pytest.fixture(scope="module")
@@ -226,21 +224,6 @@ def test_other_files_of_weights(weights, tmp_path):
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
-
-
-def test_folders_of_images(tmp_path, images):
-    (tmp_path / "b").mkdir()
-    for i, name in enumerate(("b/1.png", "a.png", "c.png")):
-        Image.fromarray(images[i].permute(1, 2, 0).numpy()).save(tmp_path / name)
-    assert torch.equal(inception.folder(tmp_path), images[[1, 0, 2]])
-    Image.new("RGB", (8, 16)).save(tmp_path / "d.png")
-    with pytest.raises(UserError, match=r"d\.png is 8×16, the first image 16×16"):
-        inception.folder(tmp_path)
-    (tmp_path / "d.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"cannot read the image .*d\.png"):
-        inception.folder(tmp_path)
-    with pytest.raises(UserError, match="no folder with"):
-        inception.folder(tmp_path / "none")
 
 
 def test_the_command(capsys, tmp_path, monkeypatch, weights, network, images):

@@ -110,6 +110,7 @@ def networks(place: Path) -> None:
 
 def images(place: Path, count: int = IMAGES) -> None:
     """``count`` or more random images for each data set of a cell's network; CIFAR-10 as class folders."""
+    import lmdb
     import numpy as np
     from PIL import Image
 
@@ -131,13 +132,6 @@ def images(place: Path, count: int = IMAGES) -> None:
     for i in range(count):
         write(celeba / f"{i:06d}.jpg", 218, 178, "jpeg")
     for scene in ("church_outdoor_train", "bedroom_train"):
-        try:
-            import lmdb  # type: ignore[import-not-found, unused-ignore]
-        except ImportError:  # the same images, taken out
-            (place / "images" / scene).mkdir()
-            for i in range(count):
-                write(place / "images" / scene / f"{i:06d}.webp", 64, 80, "webp")
-            continue
         with lmdb.open(str(place / "images" / f"{scene}_lmdb"), map_size=2**28) as made, made.begin(write=True) as all_:
             for i in range(count):
                 file = io.BytesIO()

@@ -29,7 +29,6 @@ nothing fails the build, unless a cell of its experiment is still to be run. ``r
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections import Counter
@@ -52,7 +51,7 @@ from records import _Table, address, command, notes, provenance, rows_of
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
-from fewstep import results
+from fewstep import reported, results
 from fewstep.errors import UserError, unknown
 from fewstep.files import read_yaml
 
@@ -360,13 +359,10 @@ class Checker:
         found = []
         for text in claim.reported:
             name, _, filters = text.partition(" ")
-            path = self.root / "data" / "reported" / f"{name}.csv"
-            self.files.add(path)
+            self.files.add(self.root / "data" / "reported" / f"{name}.csv")
             try:
-                if not path.exists():
-                    raise unknown("file of data/reported", name, (other.stem for other in path.parent.glob("*.csv")))
-                with path.open(encoding="utf-8", newline="") as file:
-                    found += tables.choose(list(csv.DictReader(file)), tables.parse_filter(filters))
+                rows: list[Row] = [dict(row) for row in reported.read(name, self.root)]
+                found += tables.choose(rows, tables.parse_filter(filters))
             except UserError as error:
                 raise UserError(f"claim {claim.id}: {text}: {error}") from None
         return found

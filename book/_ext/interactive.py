@@ -17,7 +17,7 @@ import json
 from typing import Any
 
 from docutils import nodes
-from records import _Records, notes, provenance, rows_of
+from records import _Records, rows_of
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -53,18 +53,11 @@ class InteractiveDirective(SphinxDirective, _Records):
                     else f'<script defer src="{path}"></script>'
                 )
                 loaded.add(name)
-        origin = self.origin("digits", "frechet") if figure == "quality" else []
-        return [nodes.raw("", "\n".join(parts), format="html"), *origin]
-
-    def origin(self, profile: str, experiment: str) -> list[nodes.Node]:
-        """Where the numbers of a figure come from, and which of them are stale."""
-        records = self.records(profile, experiment)
-        rows = rows_of(records, self.root)
-        found: list[nodes.Node] = [provenance(records, rows, self.root)]
-        for reason in dict.fromkeys(filter(None, (row["stale"] for row in rows))):
-            found.append(nodes.paragraph(text=f"stale: {reason}; to be measured again", classes=["stale-note"]))
-            notes(self.env).stale.add((self.env.docname, f"{profile}/{experiment}"))
-        return found
+        drawn = nodes.raw("", "\n".join(parts), format="html")
+        if figure != "quality":
+            return [drawn]
+        records = self.records("digits", "frechet")
+        return [drawn, *self.origins(records, rows_of(records, self.root))]
 
     def tables(self) -> dict[str, Any]:
         """Plans and problem."""

@@ -53,7 +53,6 @@ since is struck through and says so; a page is written anew when a record of it 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import html
 import json
@@ -134,6 +133,14 @@ class _Records:
             self.env.note_dependency(str(folder / f"{record.provenance.cell}.json"))
         seen = notes(self.env).seen.setdefault(self.env.docname, {})
         seen[f"{profile}/{experiment}"] = state(folder, self.root)
+        return found
+
+    def origins(self, records: list[results.Record], rows: list[Row], mark: str = "") -> list[nodes.Node]:
+        """Where numbers come from, and a line for each reason why some of them are stale."""
+        found: list[nodes.Node] = [provenance(records, rows, self.root)]
+        for reason in dict.fromkeys(filter(None, (row["stale"] for row in rows))):
+            found.append(nodes.paragraph(text=f"{mark}stale: {reason}; to be measured again", classes=["stale-note"]))
+            notes(self.env).stale.add((self.env.docname, f"{rows[0]['profile']}/{rows[0]['experiment']}"))
         return found
 
     def fail(self, what: str, error: Exception, line: int | None) -> ExtensionError:
@@ -240,7 +247,27 @@ class ResultRole(SphinxRole, _Records):
 # --- tables --------------------------------------------------------------------------------------------------------
 
 
-class _Table(SphinxDirective, _Records):
+class _Directive(SphinxDirective, _Records):
+    """A directive whose mistakes fail the build; what a cell that was not run would show is no mistake."""
+
+    def run(self) -> list[nodes.Node]:
+        try:
+            return self.content_nodes()
+        except UserError as error:
+            if isinstance(error, Absent) and (content := self.to_come()):
+                return content
+            raise self.fail(f"{self.name} {' '.join(self.arguments)}".strip(), error, self.lineno) from None
+
+    def to_come(self) -> list[nodes.Node]:
+        """What stands in the place of numbers that are still to be measured; nothing if none are."""
+        return []
+
+    @abstractmethod
+    def content_nodes(self) -> list[nodes.Node]:
+        """What the directive puts on the page."""
+
+
+class _Table(_Directive):
     option_spec: ClassVar[dict[str, Callable[[str], Any]]] = {
         "rows": directives.unchanged,
         "columns": directives.unchanged,
@@ -254,28 +281,13 @@ class _Table(SphinxDirective, _Records):
     def names(self, option: str) -> list[str]:
         return [name.strip() for name in self.options.get(option, "").split(",") if name.strip()]
 
-    def run(self) -> list[nodes.Node]:
-        try:
-            return self.content_nodes()
-        except Absent as error:
-            if place := self.unfinished():
-                return [self.not_run(*place)]
-            raise self.fail(f"{self.name} {' '.join(self.arguments)}".strip(), error, self.lineno) from None
-        except UserError as error:
-            raise self.fail(f"{self.name} {' '.join(self.arguments)}".strip(), error, self.lineno) from None
-
-    def unfinished(self) -> tuple[str, str] | None:
-        """The experiment of this directive if its plan has cells without a record: what is asked of them is to come."""
+    def to_come(self) -> list[nodes.Node]:
         profile, _, experiment = "".join(self.arguments[:1]).partition("/")
         found = results.planned(self.root).get(profile, {}).get(experiment)
         if found is None:
-            return None
+            return []
         measured = {record.provenance.cell for record in self.records(profile, experiment)}
-        return (profile, experiment) if set(found.cells) - measured else None
-
-    @abstractmethod
-    def content_nodes(self) -> list[nodes.Node]:
-        """What the directive puts on the page."""
+        return [self.not_run(profile, experiment)] if set(found.cells) - measured else []
 
     def place(self, table: nodes.table) -> nodes.table:
         if "name" in self.options:
@@ -303,14 +315,7 @@ class _Table(SphinxDirective, _Records):
             content.append(texts)
         caption = self.options.get("caption") or f"{results.METRICS[metric]} ({place})"
         records = [record for record in records if record.provenance.cell in used]
-        found: list[nodes.Node] = [
-            tables.build_table(caption, top, content, len(by)),
-            provenance(records, rows, self.root),
-        ]
-        for reason in dict.fromkeys(filter(None, (row["stale"] for row in rows))):
-            found.append(nodes.paragraph(text=f"† stale: {reason}; to be measured again", classes=["stale-note"]))
-            notes(self.env).stale.add((self.env.docname, place))
-        return found
+        return [tables.build_table(caption, top, content, len(by)), *self.origins(records, rows, "† ")]
 
     def not_run(self, profile: str, experiment: str | None = None) -> nodes.paragraph:
         """What stands in a table's place where nothing was measured, or not yet what it shows."""
@@ -421,12 +426,7 @@ class DrawnDirective(_Table):
         figure += nodes.caption("", "", *content)
         if "name" in self.options:
             self.add_name(figure)
-        rows = rows_of(records, self.root)
-        found: list[nodes.Node] = [figure, provenance(records, rows, self.root)]
-        for reason in dict.fromkeys(filter(None, (row["stale"] for row in rows))):
-            found.append(nodes.paragraph(text=f"stale: {reason}; to be measured again", classes=["stale-note"]))
-            notes(self.env).stale.add((self.env.docname, self.arguments[0]))
-        return found
+        return [figure, *self.origins(records, rows_of(records, self.root))]
 
     def draw(self, records: list[results.Record], arguments: dict[str, Any]) -> Path:
         """The picture in a file beside the site, from which Sphinx takes it."""
@@ -496,12 +496,8 @@ class ReportedDirective(_Table):
     required_arguments = 1
 
     def content_nodes(self) -> list[nodes.Node]:
-        path = self.root / "data" / "reported" / f"{self.arguments[0]}.csv"
-        if not path.exists():
-            raise unknown("file of data/reported", path.stem, (other.stem for other in path.parent.glob("*.csv")))
-        self.env.note_dependency(str(path))
-        with path.open(encoding="utf-8", newline="") as file:
-            rows: list[Row] = list(csv.DictReader(file))
+        rows: list[Row] = [dict(row) for row in reported.read(self.arguments[0], self.root)]
+        self.env.note_dependency(str(self.root / "data" / "reported" / f"{self.arguments[0]}.csv"))
         filters = tables.parse_filter(self.options.get("filter", ""))
         if "metric" in self.options:
             filters["metric"] = [self.options["metric"]]

@@ -23,15 +23,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import record_tables as tables
-import records
 from docutils import nodes
 from docutils.parsers.rst import directives
+from records import _Directive
 from sphinx.application import Sphinx
-from sphinx.errors import ExtensionError
-from sphinx.util.docutils import SphinxDirective
 
 from fewstep import reported, results
-from fewstep.errors import UserError, unknown
+from fewstep.errors import unknown
 
 
 @functools.cache
@@ -45,30 +43,16 @@ def command(cell: results.Cell) -> str:
     return f"make experiments PROFILE={cell.profile} CELL={cell.experiment}/{cell.name}"
 
 
-class _Directive(SphinxDirective):
-    @property
-    def root(self) -> Path:
-        return Path(self.config.records_root)
-
+class _Reported(_Directive):
     def run(self) -> list[nodes.Node]:
         self.env.note_dependency(str(self.root / "data" / "reported" / "reproduced.yml"))
         self.env.note_dependency(str(self.root / "workflow" / "experiments.yml"))
-        seen = records.notes(self.env).seen.setdefault(self.env.docname, {})
         for experiment in reported.METRICS:  # the page is read again when a record is made, changes or becomes stale
-            folder = self.root / "data" / "results" / reported.PROFILE / experiment
-            seen[f"{reported.PROFILE}/{experiment}"] = records.state(folder, self.root)
-        try:
-            return self.content_nodes()
-        except UserError as error:
-            where = f"{self.env.doc2path(self.env.docname)}:{self.lineno}"
-            raise ExtensionError(f"{where}: {self.name} {' '.join(self.arguments)}: {error}") from None
-
-    def content_nodes(self) -> list[nodes.Node]:
-        """What the directive puts on the page."""
-        raise NotImplementedError
+            self.records(reported.PROFILE, experiment)
+        return super().run()
 
 
-class ReproducedDirective(_Directive):
+class ReproducedDirective(_Reported):
     """One table of a paper."""
 
     required_arguments = 1
@@ -146,7 +130,7 @@ def differences(notes: dict[str, str]) -> list[nodes.Node]:
     return [nodes.paragraph(text="In what the measurements differ from the paper's:"), found]
 
 
-class LeftOutDirective(_Directive):
+class LeftOutDirective(_Reported):
     """The tables of which no row is at hand."""
 
     def content_nodes(self) -> list[nodes.Node]:

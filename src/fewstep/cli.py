@@ -689,11 +689,12 @@ def fid(samples: Path, reference: str, split: str | None, batch_size: int) -> No
     REFERENCE is a data set, a folder of images, a .safetensors file, or published statistics (.npz).
     """
     from . import data, inception
+    from . import images as image_sets
 
     network = _on_device(inception.Inception())
 
     def images(path: Path) -> Any:
-        return _tensor(path, "samples") if path.suffix == ".safetensors" else inception.folder(path)
+        return _tensor(path, "samples") if path.suffix == ".safetensors" else image_sets.folder(path)
 
     given = images(samples)
     against: Any

@@ -205,9 +205,7 @@ def quality(records: Iterable[results.Record], floor: float) -> dict[str, Any]:
         mine = [row for row in rows if row["solver"] == name]
         if not mine:
             continue
-        found = [row["grid"] for row in mine]
-        own = solvers.get(name).default_grid
-        grid = own if own in found else found[0]
+        grid = figures.own_grid(name, [row["grid"] for row in mine])
         color, marker, linestyle = figures.MARKS[name]
         measured[name] = {
             "title": solvers.get(name).title,

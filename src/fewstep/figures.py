@@ -383,6 +383,12 @@ def _values(rows: Iterable[dict[str, Any]], column: str) -> list[Any]:
     return list(dict.fromkeys(row[column] for row in rows))
 
 
+def own_grid(solver: str, measured: Sequence[str]) -> str:
+    """The grid that a solver's authors prefer, or the first of those measured where that is not among them."""
+    own = get(solver).default_grid
+    return own if own in measured else measured[0]
+
+
 def _draw(ax: Axes, rows: list[dict[str, Any]], x: str, interval: bool = True, **style: Any) -> None:
     """A line of value against column ``x``, with its 95 % interval where there is one and it is asked for.
 
@@ -463,8 +469,7 @@ def quality_against_nfe(
     for ax, (title, names) in zip(axes.flat, panels.items(), strict=False):
         for name in names:
             wanted = [row for row in rows if row["solver"] == name]
-            grids = _values(wanted, "grid")
-            own = grid or (get(name).default_grid if get(name).default_grid in grids else grids[0])
+            own = grid or own_grid(name, _values(wanted, "grid"))
             _draw(ax, [row for row in wanted if row["grid"] == own], "nfe", len(names) == 1, **line(name))
         if floor is not None:
             ax.axhline(floor, color=GREY, linewidth=0.9, linestyle=":")
@@ -523,8 +528,7 @@ def error_against_nfe(
     for ax, (title, names) in zip(axes.flat, panels.items(), strict=False):
         for name in names:
             wanted = [row for row in rows if row["solver"] == name]
-            grids = _values(wanted, "grid")
-            own = grid or (get(name).default_grid if get(name).default_grid in grids else grids[0])
+            own = grid or own_grid(name, _values(wanted, "grid"))
             _draw(ax, [row for row in wanted if row["grid"] == own], "nfe", **line(name))
         ax.set_title(title)
         _calls(ax, (5, 10, 20, 40, 80, 160, 320, 640))

@@ -116,8 +116,12 @@ def _prepared(image: Any, how: Preprocessing, name: str) -> Any:
     return image
 
 
-def folder(place: Path, how: Preprocessing) -> Images:
-    """The images below a folder, in the order of their paths.
+def folder(place: Path, how: Preprocessing | None = None) -> Images:
+    """The images below a folder, in the order of their paths; all of one size once they are cropped and resized.
+
+    Args:
+        place: the folder.
+        how: crop and size; by default the images are taken as they are.
 
     Raises:
         UserError: if there are none, or the first is of the wrong size.
@@ -127,8 +131,9 @@ def folder(place: Path, how: Preprocessing) -> Images:
     Image.init()
     paths = sorted(path for path in Path(place).rglob("*") if path.suffix.lower() in Image.EXTENSION)
     if not paths:
-        raise UserError(f"{place} is no folder with images; put those of {how.dataset} there or set {VARIABLE}")
-    return Images(len(paths), paths.__getitem__, lambda i: str(paths[i]), how)
+        advice = f"; put those of {how.dataset} there or set {VARIABLE}" if how else ", in a format that Pillow reads"
+        raise UserError(f"{place} is no folder with images{advice}")
+    return Images(len(paths), paths.__getitem__, lambda i: str(paths[i]), how or Preprocessing(dataset="folder"))
 
 
 @functools.cache

@@ -34,7 +34,6 @@ __all__ = [
     "Inception",
     "Statistics",
     "fid",
-    "folder",
     "frechet_distance",
     "read_statistics",
     "statistics",
@@ -245,7 +244,7 @@ class FID(NamedTuple):
 
 
 def fid(
-    samples: Tensor,
+    samples: Tensor | Images,
     reference: Tensor | Images | Statistics,
     split: str,
     network: Inception | None = None,
@@ -256,7 +255,7 @@ def fid(
     """FID of samples.
 
     Args:
-        samples: (N, C, H, W), uint8 or float in [−1, 1].
+        samples: (N, C, H, W), uint8 or float in [−1, 1], or a set of images.
         reference: images or a set of them, whose statistics are kept, or statistics as :func:`read_statistics` reads.
         split: which images the reference is of, such as ``"CIFAR-10 train"``; it is written into the protocol.
         network: default :class:`Inception` with its weights.
@@ -282,27 +281,3 @@ def fid(
         "reference_samples": reference.n,
     }
     return FID(frechet_distance(ours, reference), protocol)
-
-
-def folder(path: Path) -> Tensor:
-    """The PNG and JPEG images of a folder and its subfolders, in the order of their names, (N, 3, H, W), uint8.
-
-    Raises:
-        UserError: if there is none, one cannot be read, or their sizes differ.
-    """
-    from PIL import Image
-
-    files = sorted(file for file in Path(path).rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
-    if not files:
-        raise UserError(f"{path} is no folder with .png or .jpg images")
-    found = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                found.append(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
-        except OSError:
-            raise UserError(f"cannot read the image {file}; copy it anew") from None
-        if found[-1].shape != found[0].shape:
-            sizes = [f"{one.shape[2]}×{one.shape[1]}" for one in (found[0], found[-1])]
-            raise UserError(f"{file} is {sizes[1]}, the first image {sizes[0]}; images of one size are needed")
-    return torch.stack(found)

@@ -32,6 +32,7 @@ __all__ = [
     "gpu_hours",
     "numbers",
     "ours",
+    "read",
     "rows",
 ]
 
@@ -118,7 +119,7 @@ def rows(chosen: Rows, root: Path = ROOT) -> list[tuple[int, dict[str, str]]]:
     Raises:
         UserError: if there is no such file or column, or no such row.
     """
-    found = _read(root, chosen.file)
+    found = read(chosen.file, root)
     for column, wanted in chosen.where.items():
         if column not in found[0]:
             raise unknown(f"column of {chosen.file}", column, found[0])
@@ -136,8 +137,12 @@ def rows(chosen: Rows, root: Path = ROOT) -> list[tuple[int, dict[str, str]]]:
     return kept
 
 
-@functools.cache
-def _read(root: Path, file: str) -> list[dict[str, str]]:
+def read(file: str, root: Path = ROOT) -> list[dict[str, str]]:
+    """All rows of a file of ``data/reported``, named without ``.csv``.
+
+    Raises:
+        UserError: if there is no such file.
+    """
     folder = root / "data" / "reported"
     path = folder / f"{file}.csv"
     if not path.exists():
@@ -188,7 +193,7 @@ def numbers(root: Path = ROOT) -> list[Number]:
             reasons |= {(chosen.file, line): left.reason for line, _ in rows(chosen, root)}
     found = []
     for file in dict.fromkeys(file for file, _ in [*targets, *reasons]):
-        for line, row in enumerate(_read(root, file)):
+        for line, row in enumerate(read(file, root)):
             place = (file, line)
             if (place in targets) == (place in reasons):
                 what = "a cell and a reason" if place in targets else "no cell and no reason"

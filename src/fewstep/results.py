@@ -613,10 +613,10 @@ def cells(
         raise unknown(f"experiment of profile {profile}", experiment, experiments)
     wanted = [experiment] if experiment else [name for name in experiments if not is_training(name)]
     found = [
-        Cell(profile, name, cell, parameters, found.shards, found.gpu, found.timed)
-        for name, found in experiments.items()
-        if name in wanted and (timed or not found.timed)
-        for cell, parameters in found.cells.items()
+        Cell(profile, name, cell, parameters, one.shards, one.gpu, one.timed)
+        for name, one in experiments.items()
+        if name in wanted and (timed or not one.timed)
+        for cell, parameters in one.cells.items()
     ]
     names = [f"{cell.experiment}/{cell.name}" for cell in found]
     for name in only:

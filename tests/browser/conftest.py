@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +19,13 @@ from visits import Visit, visit
 
 from fewstep.provenance import ROOT
 
+sys.path.insert(0, str(ROOT / "book"))
+
+import pdf
+
 SITES = [ROOT / "_build/strict/_build/html", ROOT / "_build/html"]
 LISTINGS = ["_modules/fewstep/results.html", "_modules/fewstep/solvers/pndm.html"]
 """Pages of source code, which the same template makes: a long one and a short one stand for all."""
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
 def find_site() -> Path | None:
@@ -51,16 +54,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seen", pages, indirect=True, scope="module")
 
 
-def find_chromium() -> str | None:
-    named = os.environ.get("FEWSTEP_CHROMIUM")
-    return shutil.which(named) if named else next(filter(None, map(shutil.which, CHROMIUM)), None)
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart() -> None:
     """Say at once, in one line, what is missing."""
-    if find_chromium() is None:
-        looked_for = os.environ.get("FEWSTEP_CHROMIUM") or ", ".join(CHROMIUM)
+    if pdf.find_chromium() is None:
+        looked_for = os.environ.get("FEWSTEP_CHROMIUM") or ", ".join(pdf.BROWSERS)
         pytest.exit(f"no browser: install Chromium, or name it in FEWSTEP_CHROMIUM (looked for {looked_for})", 2)
     if find_site() is None:
         pytest.exit("no site is rendered: `make book` renders one", 2)
@@ -85,7 +83,7 @@ def browser() -> Iterator[Browser]:
     # Whatever a page asks another host for fails at once, here as on a machine without a network.
     offline = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=find_chromium(), args=[offline])
+        chromium = playwright.chromium.launch(executable_path=pdf.find_chromium(), args=[offline])
         yield chromium
         chromium.close()
 
