@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import lmdb
 import numpy as np
@@ -184,3 +185,35 @@ def test_a_folder_of_images_as_they_are(tmp_path):
         images.folder(tmp_path)[:]
     with pytest.raises(UserError, match="none is no folder with images, in a format"):
         images.folder(tmp_path / "none")
+
+
+def annotated(place, content):
+    path = place / images.CAPTIONS
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def test_captions_are_the_last_of_each_image_in_the_order_of_the_images(place):
+    texts = [(7, "a"), (3, " b "), (7, "c\n"), (5, "d"), (3, "e")]
+    given = {"images": [{"id": i} for i in (5, 7, 3)]}
+    given["annotations"] = [{"image_id": image, "caption": caption} for image, caption in texts]
+    annotated(place, given)
+    assert images.captions(3) == ["d", "c", "e"] and images.captions(1) == ["d"]
+    with pytest.raises(UserError, match="has captions of 3 images, 4 are needed"):
+        images.captions(4)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"images": []}', '{"images": [{"id": 1}], "annotations": []}'])
+def test_annotations_that_are_no_captions(place, content):
+    with pytest.raises(UserError, match=r"captions_val2014\.json are missing; put COCO's annotations of 2014 there"):
+        images.captions(1)
+    annotated(place, content)
+    with pytest.raises(UserError, match=r"captions_val2014\.json is not COCO's file of captions"):
+        images.captions(1)
+
+
+def test_small_images_of_coco_are_enlarged(place):
+    write(place / "val2014", ramp(60, 40), suffix=".jpg")
+    how = Preprocessing(dataset="COCO", resize=64, enlarge=True)
+    assert images.load(how).shape == (1, 3, 64, 64)
+    refused(how.model_copy(update={"enlarge": False}), "is 60×40 pixels; at least 64×64 is needed")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fewstep import cost, reported, results, schedules
+from fewstep import cost, reported, results, schedules, solvers
 from fewstep.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,13 +35,13 @@ def test_every_cell_is_a_target_and_has_the_rows_network(numbers):
     """The data set and the metric of a row are those of the cell's network and experiment."""
     cells = {(target.cell.experiment, target.cell.name) for number in numbers for target in number.targets}
     assert cells == {(cell.experiment, cell.name) for cell in results.cells("paper")}
-    datasets = {"celeba64": "CelebA", "bedroom": "LSUN-Bedroom", "church": "LSUN-Church"}
+    datasets = {"celeba64": "CelebA", "bedroom": "LSUN-Bedroom", "church": "LSUN-Church", "diffusion": "MS-COCO 30K"}
     for number in numbers:
         for target in number.targets:
             network = target.cell.parameters["network"]
             expected = datasets.get(network.rpartition("-")[2], "CIFAR-10")
             assert number.row["dataset"].removesuffix(" test") == expected, (number, network)
-            assert (number.row["metric"] == "FID") == (target.cell.experiment == "fid")
+            assert number.row["metric"].startswith("FID") == (target.cell.experiment == "fid")
 
 
 def test_eta_is_the_rows(numbers):
@@ -61,7 +61,7 @@ def test_gradient_estimation_has_its_authors_settings():
         for _, row in reported.rows(reported.Rows(file=FILES[3], where={"table": "hyperparameters"}))
     }
     table = schedules.linear_vp().rho(np.arange(1000))
-    found = [cell for cell in results.cells("paper") if cell.parameters.get("solver") == "ge"]
+    found = [cell for cell in results.cells("paper") if cell.name.startswith("ge-c") and cell.name != "ge-coco"]
     assert len(found) == 8
     for cell in found:
         dataset = "CelebA" if "celeba" in cell.name else "CIFAR-10"
@@ -73,16 +73,44 @@ def test_gradient_estimation_has_its_authors_settings():
         assert given["rho_last"] == pytest.approx(float(np.sqrt(last.prod())), abs=5e-6)
 
 
-def test_the_hours_are_those_of_the_page_cost(numbers):
+def test_text_to_image_has_its_authors_settings():
+    """As their program: ten steps, guidance of 7.5, 30,000 captions; γ = 2 from ρ = 8.35 to that of label 1000/10."""
+    found = {cell.name: cell.parameters for cell in results.cells("paper") if cell.name.endswith("-coco")}
+    assert len(found) == 5
+    for name, given in found.items():
+        plan = solvers.build(
+            given["solver"],
+            schedules.scaled_linear_vp(),
+            *given["budgets"],
+            given["grid"],
+            given["grid_options"],
+            **given["options"],
+        )
+        assert given["weight"] == 7.5 and given["samples"] == 30_000 and plan.nfe == 10 + (name == "plms-coco")
+    levels = found["ge-coco"]["grid_options"]
+    assert found["ge-coco"]["options"] == {"gamma": 2.0} and levels["rho_start"] == 8.35
+    assert levels["rho_last"] == pytest.approx(float(schedules.scaled_linear_vp().rho(100)), abs=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("title", "of", "more"),
+    [
+        ("Table 1, CIFAR-10: η × S", {"file": FILES[0], "table": "Table 1", "dataset": "CIFAR-10"}, 0),
+        # PLMS's eleventh call is not counted there.
+        ("text to image, COCO", {"file": FILES[3], "table": "text-to-image figure", "dataset": "MS-COCO 30K"}, 2),
+    ],
+)
+def test_the_hours_are_those_of_the_page_cost(numbers, title, of, more):
     known = cost.profile()
-    table = next(table for table in known.tables if table.title == "Table 1, CIFAR-10: η × S")
-    counted = {name: cost.operations(known.networks[name]) for name in (table.network, known.scorer)}
-    flops = cost.table_work(table, known, counted).flops
+    table = next(table for table in known.tables if table.title == title)
+    names = (table.network, known.scorer, *([table.decoder] if table.decoder else []))
+    counted = {name: cost.operations(known.networks[name]) for name in names}
+    flops = cost.table_work(table, known, counted).flops + more * table.samples * counted[table.network].flops
     hours = sum(
         reported.gpu_hours(target)
         for number in numbers
         for target in number.targets
-        if number.file == FILES[0] and number.row["table"] == "Table 1" and number.row["dataset"] == "CIFAR-10"
+        if {"file": number.file, "table": number.row["table"], "dataset": number.row["dataset"]} == of
     )
     fraction = sorted(known.fractions)[len(known.fractions) // 2]
     assert hours == pytest.approx(flops / (fraction * known.matrix_rate) / 3600, rel=1e-12)

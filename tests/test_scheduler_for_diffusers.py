@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
 from fewstep import grids, solvers
@@ -16,30 +18,37 @@ from fewstep.run import sample
 from fewstep.schedules import EDM, scaled_linear_vp
 from fewstep.tasks.guidance import classifier_free
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
+
+import smoke
+
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 PROCESS = scaled_linear_vp()
 GRIDS = {"ge": "uniform"}  # its own, log-linear, starts at a noise level that this process does not have
 DETERMINISTIC = [name for name in solvers.SOLVERS if not solvers.build(name, PROCESS, 24, GRIDS.get(name)).stochastic]
-SHAPE, LENGTH, WIDTH = (4, 8, 8), 16, 16
+SHAPE, LENGTH, WIDTH = (4, 8, 8), smoke.TEXT_LENGTH, smoke.TEXT_WIDTH
+UNSAFE = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+
+UNET = {
+    "sample_size": SHAPE[1],
+    "in_channels": SHAPE[0],
+    "out_channels": SHAPE[0],
+    "layers_per_block": 1,
+    "block_out_channels": (8, 16),
+    "norm_num_groups": 4,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "cross_attention_dim": WIDTH,
+    "attention_head_dim": 4,
+}
 
 
 @pytest.fixture(scope="module")
 def unet() -> UNet2DConditionModel:
     torch.manual_seed(0)
-    network = UNet2DConditionModel(
-        sample_size=SHAPE[1],
-        in_channels=SHAPE[0],
-        out_channels=SHAPE[0],
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=WIDTH,
-        attention_head_dim=4,
-    )
-    return network.eval().requires_grad_(False)
+    return UNet2DConditionModel(**UNET).eval().requires_grad_(False)
 
 
 class Conditional(nn.Module):
@@ -222,45 +231,9 @@ def test_mistakes_get_one_line(double):
 @pytest.fixture(scope="module")
 def pipeline(unet, tmp_path_factory):
     """diffusers' StableDiffusionPipeline, every part tiny and random, the vocabulary the letters."""
-    transformers = pytest.importorskip("transformers", reason="the pipeline's text encoder is of transformers")
-    from diffusers import StableDiffusionPipeline
-
-    folder = tmp_path_factory.mktemp("tokenizer")
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{c}</w>" for c in letters)]
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    torch.manual_seed(0)
-    pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL(
-            block_out_channels=(8, 16),
-            norm_num_groups=4,
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=SHAPE[0],
-        ),
-        text_encoder=transformers.CLIPTextModel(
-            transformers.CLIPTextConfig(
-                vocab_size=len(tokens),
-                hidden_size=WIDTH,
-                intermediate_size=2 * WIDTH,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=LENGTH,
-                bos_token_id=0,
-                eos_token_id=1,
-                pad_token_id=1,
-            )
-        ).eval(),
-        tokenizer=transformers.CLIPTokenizer(
-            str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=LENGTH
-        ),
-        unet=unet,
-        scheduler=PlanScheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    folder = tmp_path_factory.mktemp("pipeline")
+    smoke.text_to_image(folder, UNET)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, unet=unet, scheduler=PlanScheduler(), **UNSAFE)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -286,7 +259,7 @@ def test_in_the_pipeline_the_ddim_plan_is_diffusers_ddim(pipeline):
     expected, found = draw(pipeline, theirs, 10)[0], draw(pipeline, ours, 10)[0]
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
     images = draw(pipeline, ours, 10, "pt")[0]
-    assert images.shape == (1, 3, 16, 16) and images.std() > 0
+    assert images.shape == (1, 3, 64, 64) and images.std() > 0
 
 
 @pytest.mark.parametrize("name", ["ge", "deis-tab3", "deis-rhork-rk4", "plms", "unipc-3"])

@@ -24,6 +24,7 @@ ONE_EACH = [  # a cell for every table and every layout of weights and images
     "fid/pndm-f-celeba",
     "fid/deis-tab3-vp-1e-3",
     "fid/ge-celeba-5",
+    "fid/plms-coco",
     "fid/ve-corrector",
     "fid/rk45-vp",
     "bits/deis-rhork-kutta3-vp-deep",

@@ -108,6 +108,7 @@ def wrong_networks(cells: Iterable[results.Cell]) -> list[str]:
             tries.append(functools.partial(zoo.load, name))
     fid = {known[name].preprocessing for name in _named((c for c in cells if c.experiment == "fid"), "network")}
     tries += [functools.partial(images.load, how) for how in fid if how.dataset != "CIFAR-10"]
+    tries += [lambda: images.captions(1)] if any(how.dataset == "COCO" for how in fid) else []
     found = []
     for attempt in tries:
         try:

@@ -278,7 +278,7 @@ def main(arguments: list[str] | None = None) -> int:
         how = {name: getattr(options, name) for name in ("executor", "jobs", "shards", "dry_run")}
         if options.command == "experiments":
             if options.profile == smoke.PROFILE:
-                return smoke.run(options.cell)
+                return smoke.run(options.cell, jobs=options.jobs, dry_run=options.dry_run)
             how["only"] = options.cell
         return {"experiments": experiments, "check": check}[options.command](options.profile, **how)
     except UserError as error:

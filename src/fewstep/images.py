@@ -5,7 +5,8 @@ The folder ``FEWSTEP_IMAGES``, by default ``data/cache/images``, holds
 - ``img_align_celeba/``: CelebA's aligned images as published, 178 × 218;
 - ``church_outdoor_train_lmdb/``, ``bedroom_train_lmdb/``: LSUN in its own format, or
   ``church_outdoor_train/``, ``bedroom_train/``, the images taken out of it, in any subfolders;
-- ``celebahq/``, ``imagenet/``: folders of images, in any subfolders.
+- ``celebahq/``, ``imagenet/``: folders of images, in any subfolders;
+- ``val2014/``: COCO's validation images of 2014, and beside it ``annotations/captions_val2014.json``.
 
 CIFAR-10 is where :mod:`fewstep.cifar` finds it. What is done to an image is what the record of a network says
 (``preprocessing`` in ``data/models.yml``): a crop, then the shorter side resized to ``resize`` pixels, bilinear with
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,14 +32,17 @@ from .errors import UserError, unknown
 from .models.zoo import Preprocessing
 from .provenance import ROOT
 
-__all__ = ["SETS", "Images", "folder", "load"]
+__all__ = ["SETS", "Images", "captions", "folder", "load"]
 
 VARIABLE = "FEWSTEP_IMAGES"
 """Environment variable with the folder of the image sets."""
 CACHE = ROOT / "data" / "cache" / "images"
 CELEBA_SIZE = (178, 218)
 
+CAPTIONS = Path("annotations") / "captions_val2014.json"
+
 SETS = {
+    "COCO": "val2014",
     "CelebA": "img_align_celeba",
     "CelebA-HQ": "celebahq",
     "ImageNet": "imagenet",
@@ -104,7 +109,7 @@ def _prepared(image: Any, how: Preprocessing, name: str) -> Any:
     if how.dataset == "CelebA" and image.size != CELEBA_SIZE:
         raise UserError(f"{name} is {image.width}×{image.height} pixels; aligned CelebA images are 178×218")
     least = max(how.crop or 1, how.resize or 1)
-    if min(image.size) < least:
+    if min(image.size) < least and not how.enlarge:
         raise UserError(f"{name} is {image.width}×{image.height} pixels; at least {least}×{least} is needed")
     if how.crop is not None:
         row, column = how.centre or (image.height / 2, image.width / 2)
@@ -180,3 +185,26 @@ def load(how: Preprocessing) -> Images | Tensor:
     if how.dataset.startswith("LSUN") and own_format.is_dir():
         return _lsun(own_format, how)
     return folder(place, how)
+
+
+def captions(n: int) -> list[str]:
+    """COCO's captions of the first ``n`` images of its annotations, of each image the last one.
+
+    That is the choice of Permenter & Yuan's program.
+
+    Raises:
+        UserError: if the annotations are missing or not whole, or have fewer images.
+    """
+    path = Path(os.environ.get(VARIABLE) or CACHE) / CAPTIONS
+    try:
+        given = json.loads(path.read_text("utf-8"))
+        last = {one["image_id"]: str(one["caption"]).strip() for one in given["annotations"]}
+        found = [last[image["id"]] for image in given["images"][:n]]
+    except FileNotFoundError:
+        advice = f"put COCO's annotations of 2014 there or set {VARIABLE}"
+        raise UserError(f"the captions {path} are missing; {advice}") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is not COCO's file of captions; put a whole copy in its place") from None
+    if len(found) < n:
+        raise UserError(f"{path} has captions of {len(found)} images, {n} are needed")
+    return found

@@ -2,14 +2,14 @@ r"""A number of a paper's table on the paper's network: the samplers that the ta
 
 Three kinds of samplers stand in the tables: plans, found by the solver's name; score SDE's predictors and correctors;
 and RK45 on the probability-flow ODE. :func:`sampler` makes any of them, :func:`draw` takes its images to the moments of
-their Inception features.
+their Inception features. A plan also draws the latents of a text-to-image network, under guidance.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +20,13 @@ from torch import Tensor
 from . import adaptive, data, grids, images, inception, run, shards, solvers
 from .errors import UserError
 from .models.protocol import EpsModel, clipped, coefficients
+from .models.text_to_image import TextToImage
 from .models.zoo import PaperModel, Preprocessing
 from .noise import normal
 from .plan import Plan
 from .schedules import DiscreteVP, Process
 from .solvers import score_sde
+from .tasks.guidance import classifier_free
 
 __all__ = ["Sampler", "draw", "extractor", "mean_square", "reference", "sampler", "statistics"]
 
@@ -55,6 +57,8 @@ def sampler(
     snr: float = 0.0,
     tolerance: float = 0.0,
     clip: bool = False,
+    captions: Sequence[str] = (),
+    guidance: float = 0.0,
 ) -> Sampler:
     r"""The sampler that these settings name: exactly one of a solver, a predictor or corrector, and a tolerance.
 
@@ -71,12 +75,17 @@ def sampler(
         tolerance: of RK45, relative and absolute, in t; in ρ on a discrete process, whose slope in t jumps at every
             label. It ends with a denoising call.
         clip: clip the denoised value to [−1, 1] at every call.
+        captions: the texts of a text-to-image network, one for each sample's number.
+        guidance: weight of classifier-free guidance by them; a guided call is one call.
 
     Raises:
-        UserError: for none or several of the three kinds, and as the samplers themselves do.
+        UserError: for none or several of the three kinds, for captions without a network that takes them or the other
+            way round, and as the samplers themselves do.
     """
     if (bool(solver) + bool(predictor or snr) + bool(tolerance)) != 1:
         raise UserError("a sampler is one of: a solver; a predictor, an snr or both; a tolerance")
+    if bool(captions) != isinstance(model, TextToImage) or (captions and (clip or not solver)):
+        raise UserError(f"{model.record.title}: a text-to-image network takes captions and a solver without clipping")
     process, grid_options, options = model.process, dict(grid_options or {}), dict(options or {})
     eps: EpsModel = clipped(model, process) if clip else model
     if tolerance:
@@ -90,7 +99,8 @@ def sampler(
         return Sampler(None, process.prior_std, lambda x, ids, seed: adaptive.rk45(process, eps, x, **how).x)
     if solver:
         times = _distinct(process, budget) if grid == "ddim-quadratic" else grid
-        return _planned(solvers.build(solver, process, budget, times, grid_options, **options), eps)
+        plan = solvers.build(solver, process, budget, times, grid_options, **options)
+        return _of_texts(plan, model, captions, guidance) if isinstance(model, TextToImage) else _planned(plan, eps)
     steps = budget // 2 if predictor and snr else budget
     times = grids.build(grid, process, steps, **grid_options)
     if not snr:
@@ -112,6 +122,18 @@ def _distinct(process: Process, n: int) -> grids.Grid:
 
 def _planned(plan: Plan, eps: EpsModel) -> Sampler:
     return Sampler(plan.nfe, plan.prior_std, lambda x, ids, seed: run.sample(plan, eps, x, seed=seed, ids=ids))
+
+
+def _of_texts(plan: Plan, model: TextToImage, captions: Sequence[str], guidance: float) -> Sampler:
+    def draw(x: Tensor, ids: Tensor, seed: int) -> Tensor:
+        numbers = ids.tolist()
+        if max(numbers) >= len(captions):
+            raise UserError(f"sample {max(numbers)} has no caption, there are {len(captions)}")
+        texts = model.texts([captions[i] for i in numbers])
+        eps = classifier_free(texts, torch.arange(len(numbers)), guidance)
+        return model.decode(run.sample(plan, eps, x, seed=seed, ids=ids))
+
+    return Sampler(plan.nfe, plan.prior_std, draw)
 
 
 @torch.no_grad()

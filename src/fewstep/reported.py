@@ -41,6 +41,10 @@ METRICS = {"fid": "fid", "bits": "bits_per_dimension"}
 """What the experiments of the profile measure."""
 DIVERGENCE = 3
 """Forward passes that a call with Hutchinson's estimate of the divergence costs."""
+GUIDED = 2
+"""Forward passes of a call under classifier-free guidance."""
+DECODER = "stable-diffusion-decoder"
+"""What makes images of latents, in ``data/cost/paper.yml``."""
 
 
 class _Strict(BaseModel):
@@ -224,8 +228,8 @@ def ours(target: Target, root: Path = ROOT) -> dict[str, Any] | None:
 
 
 @functools.cache
-def _flops(network: str, root: Path) -> int:
-    """Operations of one call on one image, counted without weights."""
+def _flops(network: str, root: Path) -> tuple[int, int]:
+    """Operations of one call on one image, counted without weights, and those that make the image of its latent."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -234,9 +238,12 @@ def _flops(network: str, root: Path) -> int:
     record = zoo.records(root)[network]
     built: Any = zoo.build(record.architecture, record.config, empty=True)
     x, t = torch.zeros(1, *record.shape, device="meta"), torch.zeros(1, device="meta")
+    known = cost.profile(root).networks
+    with_texts = record.architecture == zoo.TEXT_TO_IMAGE
+    text = [torch.zeros(1, *known["stable-diffusion"].text, device="meta")] if with_texts else []
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        built(x, t)
-    return counter.get_total_flops()
+        built(x, t, *text)
+    return counter.get_total_flops(), cost.operations(known[DECODER]).flops if with_texts else 0
 
 
 @functools.cache
@@ -252,9 +259,10 @@ def gpu_hours(target: Target, root: Path = ROOT) -> float:
     """Hours of one GPU, estimated as on the page *Cost*: operations at the middle fraction of its matrix rate."""
     rate, scorer, adaptive = _rate(root)
     given = target.cell.parameters
-    one = _flops(given["network"], root)
+    one, decoder = _flops(given["network"], root)
     calls = adaptive if target.budget is None else target.budget
+    calls *= GUIDED if given.get("weight") else 1
     likelihood = target.cell.experiment == "bits"
-    per_image = calls * one * DIVERGENCE if likelihood else calls * one + scorer
+    per_image = calls * one * DIVERGENCE if likelihood else calls * one + decoder + scorer
     images = given.get("samples", 10_000) * len(given.get("seeds", [0]))
     return images * per_image / rate / 3600

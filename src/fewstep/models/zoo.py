@@ -3,6 +3,7 @@ r"""The papers' own networks: what ``data/models.yml`` declares of each, and fro
 A network comes from a hub (``huggingface_hub``, kept in ``data/cache/hub``), or as a file that ``fewstep convert``
 wrote, from the folder ``FEWSTEP_MODELS``, by default ``data/cache/models``. Its record says on which process it was
 trained, what it predicts, and what it calls time. :func:`check` finds a record that does not fit its network.
+A text-to-image network comes with its other parts (:mod:`fewstep.models.text_to_image`).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ __all__ = [
 HUB_CACHE = ROOT / "data" / "cache" / "hub"
 FILES = ROOT / "data" / "cache" / "models"
 HUB_WEIGHTS = "diffusion_pytorch_model.safetensors"
+TEXT_TO_IMAGE = "text-unet2d"
 FOLDER_VARIABLE = "FEWSTEP_MODELS"
 """Environment variable with the folder of converted networks."""
 
@@ -59,14 +61,25 @@ def _unet2d(config: dict[str, Any]) -> nn.Module:
     return made
 
 
+def _text_unet2d(config: dict[str, Any]) -> nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    made: Any = UNet2DConditionModel(**config)
+    return made
+
+
 def _score_unet(config: dict[str, Any]) -> nn.Module:
     from .score_unet import ScoreUNet
 
     return ScoreUNet(**config)
 
 
-ARCHITECTURES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {"unet2d": _unet2d, "score-unet": _score_unet}
-"""Constructors of networks from their configuration: diffusers' ``UNet2DModel``, and score SDE's networks."""
+ARCHITECTURES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
+    "unet2d": _unet2d,
+    TEXT_TO_IMAGE: _text_unet2d,
+    "score-unet": _score_unet,
+}
+"""Constructors of networks from their configuration: diffusers' U-Nets without and with texts, and score SDE's."""
 
 
 def build(architecture: str, config: dict[str, Any], *, empty: bool = False) -> nn.Module:
@@ -135,16 +148,19 @@ class Schedule(_Strict):
 
 
 class Preprocessing(_Strict):
-    """How the training images were made: ``crop`` and ``resize`` in pixels; and the range that they had there.
+    """How the images to compare with were made: ``crop`` and ``resize`` in pixels; and the range that they had there.
 
-    The crop is a square around ``centre``, (row, column), or around the image's middle. A network whose images were in
-    [0, 1] is run on images in [−1, 1]; its process and time say so.
+    The crop is a square around ``centre``, (row, column), or around the image's middle. Images that are too small are
+    refused unless ``enlarge`` is set. A network whose images were in [0, 1] is run on images in [−1, 1]; its process
+    and time say so.
     """
 
     dataset: str
+    split: str = "training images"
     crop: int | None = None
     centre: tuple[int, int] | None = None
     resize: int | None = None
+    enlarge: bool = False
     trained_range: tuple[float, float] = (-1.0, 1.0)
 
 
@@ -177,6 +193,8 @@ class Record(_Strict):
         null = self.sha256 is None or (isinstance(self.source, Hub) and self.source.revision is None)
         if null != bool(self.unpinned):
             raise ValueError("'unpinned' says why the revision or the SHA-256 is null, and only then")
+        if self.architecture == TEXT_TO_IMAGE and not isinstance(self.source, Hub):
+            raise ValueError(f"a network of architecture {TEXT_TO_IMAGE} comes from a hub, with all its parts")
         try:
             self.schedule.process()
         except TypeError as error:
@@ -267,14 +285,22 @@ class PaperModel(nn.Module):
         if bool(self.record.classes) != (labels is not None):
             needed = f"labels 0 to {self.record.classes - 1}" if self.record.classes else "no labels"
             raise UserError(f"{self.record.title}: {needed} are needed")
+        return self.epsilon(x, t, class_labels=labels)
+
+    def epsilon(self, x: Tensor, t: Tensor, **given: Tensor | None) -> Tensor:
+        """ε, with whatever else the network takes by name."""
 
         def raw(x: Tensor, t: Tensor) -> Tensor:
             times, dtype = self.record.time(t, self.process), next(self.network.parameters()).dtype
-            if self.record.architecture == "unet2d":
-                return self.network(x.to(dtype), times, class_labels=labels, return_dict=False)[0].to(x.dtype)
-            return self.network(x, times)
+            if self.record.architecture == "score-unet":
+                return self.network(x, times)
+            return self.network(x.to(dtype), times, **given, return_dict=False)[0].to(x.dtype)
 
         return PREDICTIONS[self.record.prediction](raw, self.process)(x, t)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """What the network works on, of images in [−1, 1]: the images themselves."""
+        return images
 
 
 def load(
@@ -302,23 +328,37 @@ def load(
     if name not in known:
         raise unknown("network in data/models.yml", name, known)
     record = known[name]
-    if isinstance(record.source, Hub):
-        network, provenance = _from_hub(name, record, record.source, endpoint)
+    if isinstance(record.source, LocalFile):
+        model = PaperModel(*_from_file(name, record, record.source))
+    elif record.architecture == TEXT_TO_IMAGE:
+        from . import text_to_image  # here, not above: it builds on this module
+
+        model = text_to_image.from_hub(name, record, record.source, endpoint)
     else:
-        network, provenance = _from_file(name, record, record.source)
-    model = PaperModel(network.float().eval().requires_grad_(False), record, provenance).eval()
+        model = PaperModel(*_from_hub(name, record, record.source, endpoint))
+    model = model.float().eval().requires_grad_(False)
     if images is not None:
         check(model, images, labels)
     return model
 
 
-def _compare(name: str, record: Record, config: dict[str, Any], where: Path) -> None:
+def compare(name: str, record: Record, config: dict[str, Any], where: Path) -> None:
+    """Compare a network's configuration with the declared one.
+
+    Raises:
+        UserError: if they differ.
+    """
     for key, declared in record.config.items():
         if key in config and json.loads(json.dumps(config[key])) != declared:
             raise UserError(f"{where}: {key} is {config[key]}, the record of {name} declares {declared}")
 
 
-def _hashed(name: str, record: Record, path: Path) -> str:
+def hashed(name: str, record: Record, path: Path) -> str:
+    """The SHA-256 of weights.
+
+    Raises:
+        UserError: if another one is declared.
+    """
     found = sha256(path)
     if record.sha256 not in (None, found):
         raise UserError(f"{path} has SHA-256 {found}, the record of {name} declares {record.sha256}; delete it")
@@ -346,29 +386,32 @@ def read_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     return network, facts
 
 
-def _from_file(name: str, record: Record, source: LocalFile) -> tuple[nn.Module, dict[str, str]]:
+Loaded = tuple[nn.Module, Record, dict[str, str]]
+
+
+def _from_file(name: str, record: Record, source: LocalFile) -> Loaded:
     path = Path(os.environ.get(FOLDER_VARIABLE) or FILES) / source.file
     if not path.is_file():
         make = f"fewstep convert CHECKPOINT --layout {source.layout} --out {path}"
         raise UserError(f"the weights of {name} are not at hand: get {source.original}, then {make}")
-    digest = _hashed(name, record, path)
+    digest = hashed(name, record, path)
     network, facts = read_network(path)
     if facts["architecture"] != record.architecture:
         raise UserError(
             f"{path} holds a network of architecture {facts['architecture']}, "
             f"the record of {name} declares {record.architecture}"
         )
-    _compare(name, record, facts["config"], path)
-    return network, {"file": source.file, "sha256": digest}
+    compare(name, record, facts["config"], path)
+    return network, record, {"file": source.file, "sha256": digest}
 
 
-def _from_hub(name: str, record: Record, source: Hub, endpoint: str | None) -> tuple[nn.Module, dict[str, str]]:
+def _from_hub(name: str, record: Record, source: Hub, endpoint: str | None) -> Loaded:
     from diffusers import UNet2DModel
 
-    config, weights = (_download(name, source, file, endpoint) for file in ("config.json", HUB_WEIGHTS))
-    digest = _hashed(name, record, weights)
+    config, weights = (download(name, source, file, endpoint) for file in ("config.json", HUB_WEIGHTS))
+    digest = hashed(name, record, weights)
     try:
-        _compare(name, record, json.loads(config.read_text("utf-8")), config)
+        compare(name, record, json.loads(config.read_text("utf-8")), config)
         network = UNet2DModel.from_pretrained(weights.parent, use_safetensors=True, local_files_only=True)
     except UserError:
         raise
@@ -376,10 +419,10 @@ def _from_hub(name: str, record: Record, source: Hub, endpoint: str | None) -> t
         what = str(error).strip().splitlines()[0]
         raise UserError(f"{weights.parent} is not a network of diffusers: {what}; delete the folder") from None
     # A snapshot's folder is named by its commit, whether the record pins one or not.
-    return network, {"hub": source.hub, "revision": weights.parent.name, "sha256": digest}
+    return network, record, {"hub": source.hub, "revision": weights.parent.name, "sha256": digest}
 
 
-def _download(name: str, source: Hub, file: str, endpoint: str | None) -> Path:
+def download(name: str, source: Hub, file: str, endpoint: str | None) -> Path:
     """A file of the hub, from the cache or fetched into it; a download that was cut off goes on."""
     from huggingface_hub import errors, hf_hub_download
 
@@ -455,6 +498,7 @@ def sanity(model: PaperModel, images: Tensor, labels: Tensor | None = None) -> l
     Raises:
         UserError: if the images have another shape than the network's, or are too few.
     """
+    images = model.encode(images)
     if tuple(images.shape[1:]) != model.record.shape or len(images) < 16:
         raise UserError(f"16 or more images of shape {model.record.shape} are needed, got {tuple(images.shape)}")
     device = next(model.parameters()).device
