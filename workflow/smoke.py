@@ -48,7 +48,7 @@ IMAGES = 64
 LONG = 1000
 TEXT_LENGTH, TEXT_WIDTH = 16, 16
 """Of the tiny text encoder: tokens of a text, and numbers of a token."""
-REDUCED: dict[str, Any] = {"samples": 2, "seeds": [0], "batch": 2, "sanity": 0, "estimate": 16, "tolerance": 0.05}
+REDUCED: dict[str, Any] = {"samples": 2, "seeds": [0], "batch": 2, "sanity": 0, "estimate": 2, "tolerance": 0.05}
 
 
 # --- what the cells need -------------------------------------------------------------------------------------------
