@@ -10,6 +10,7 @@ import pytest
 import servers
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load
 from test_zoo import COMMIT, Hub, of_hub, write
 
 from fewstep import papers, solvers
@@ -37,6 +38,7 @@ CONFIG = {
     "attention_head_dim": 4,
 }
 SHAPE = (4, 8, 8)
+UNET = "unet/diffusion_pytorch_model.safetensors"
 CAPTIONS = ["a cat", "two dogs on a hill", "a cat", "rain"]
 
 
@@ -170,7 +172,19 @@ def test_a_hub_that_is_not_the_record(hub, tmp_path, given, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("missing", ["vae/config.json", "tokenizer/vocab.json", "text_encoder/model.safetensors"])
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_part_in_pytorchs_own_format(hub, tmp_path, part, model):
+    write(tmp_path, tiny=record())
+    weights = load(hub.files.pop(f"{part}/diffusion_pytorch_model.safetensors"))
+    torch.save(weights, tmp_path / "weights.bin")
+    hub.files[f"{part}/diffusion_pytorch_model.bin"] = (tmp_path / "weights.bin").read_bytes()
+    again = zoo.load("tiny", root=tmp_path, endpoint=hub.url)
+    expected = {"unet": model.network, "vae": model.autoencoder}[part].state_dict()
+    found = {"unet": again.network, "vae": again.autoencoder}[part].state_dict()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("missing", ["vae/config.json", "tokenizer/vocab.json", "text_encoder/model.safetensors", UNET])
 def test_a_part_that_is_not_there(hub, tmp_path, missing):
     write(tmp_path, tiny=record())
     del hub.files[missing]

@@ -8,6 +8,7 @@ import pytest
 import servers
 import torch
 import yaml
+from safetensors.torch import load
 from test_cli import call
 from torch import nn
 
@@ -447,6 +448,24 @@ def hub(tmp_path, monkeypatch):
 
 def of_hub(revision=None, repository="google/tiny", **given):
     return entry(source={"hub": repository, "revision": revision}, **given)
+
+
+def test_a_hub_with_pytorchs_own_file_only(hub, tmp_path, monkeypatch):
+    """As the repository of DDPM's CIFAR-10 network has it. It is read without running what a pickle may hold."""
+    write(tmp_path, tiny=of_hub())
+    content = load(hub.files.pop("diffusion_pytorch_model.safetensors"))
+    for thing, good in ((content, True), (content | {"more": print}, False)):
+        monkeypatch.setattr(zoo, "HUB_CACHE", tmp_path / f"hub-{good}")
+        torch.save(thing, tmp_path / "weights.bin")
+        hub.files["diffusion_pytorch_model.bin"] = (tmp_path / "weights.bin").read_bytes()
+        if good:
+            for endpoint in (hub.url, "http://127.0.0.1:1"):  # the second time it is kept
+                model = zoo.load("tiny", root=tmp_path, endpoint=endpoint)
+                assert torch.equal(model(X, T), hub.expected)
+                assert model.provenance["sha256"] == zoo.sha256(tmp_path / "weights.bin")
+        else:
+            with pytest.raises(UserError, match=r"is not a network of diffusers: .*; delete the folder"):
+                zoo.load("tiny", root=tmp_path, endpoint=hub.url)
 
 
 def test_a_network_from_a_hub(hub, tmp_path):

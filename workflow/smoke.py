@@ -156,7 +156,12 @@ def text_to_image(place: Path, unet: dict[str, Any]) -> None:
         tokenizer=tokenizer,
         unet=UNet2DConditionModel(**unet),
         scheduler=DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
         ),
         safety_checker=None,
         feature_extractor=None,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .checkpoints import sha256
-from .zoo import HUB_WEIGHTS, Hub, PaperModel, Record, compare, download, hashed
+from .zoo import Hub, PaperModel, Record, compare, download, hashed, weights_file
 
 __all__ = ["TextToImage", "Texts", "from_hub"]
 
@@ -30,9 +30,7 @@ FILES = (
     "tokenizer/tokenizer_config.json",
     "tokenizer/vocab.json",
     "unet/config.json",
-    f"unet/{HUB_WEIGHTS}",
     "vae/config.json",
-    f"vae/{HUB_WEIGHTS}",
 )
 
 
@@ -114,15 +112,14 @@ def from_hub(name: str, record: Record, source: Hub, endpoint: str | None = None
     files = {file: download(name, source, file, endpoint) for file in FILES}
     folder = files["model_index.json"].parent
     provenance = {"hub": source.hub, "revision": folder.name}
-    provenance["sha256"] = hashed(name, record, files[f"unet/{HUB_WEIGHTS}"])
+    provenance["sha256"] = hashed(name, record, weights_file(name, source, "unet/", endpoint))
     provenance["text_encoder"] = sha256(files["text_encoder/model.safetensors"])
-    provenance["autoencoder"] = sha256(files[f"vae/{HUB_WEIGHTS}"])
+    provenance["autoencoder"] = sha256(weights_file(name, source, "vae/", endpoint))
     config = files["unet/config.json"]
     try:
         compare(name, record, json.loads(config.read_text("utf-8")), config)
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder,
-            use_safetensors=True,
             local_files_only=True,
             safety_checker=None,
             feature_extractor=None,

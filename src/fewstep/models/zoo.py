@@ -48,7 +48,8 @@ __all__ = [
 
 HUB_CACHE = ROOT / "data" / "cache" / "hub"
 FILES = ROOT / "data" / "cache" / "models"
-HUB_WEIGHTS = "diffusion_pytorch_model.safetensors"
+HUB_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+"""What weights are called on a hub: as safetensors, or as PyTorch's file where a repository has no other."""
 TEXT_TO_IMAGE = "text-unet2d"
 FOLDER_VARIABLE = "FEWSTEP_MODELS"
 """Environment variable with the folder of converted networks."""
@@ -408,11 +409,12 @@ def _from_file(name: str, record: Record, source: LocalFile) -> Loaded:
 def _from_hub(name: str, record: Record, source: Hub, endpoint: str | None) -> Loaded:
     from diffusers import UNet2DModel
 
-    config, weights = (download(name, source, file, endpoint) for file in ("config.json", HUB_WEIGHTS))
+    config, weights = download(name, source, "config.json", endpoint), weights_file(name, source, "", endpoint)
     digest = hashed(name, record, weights)
     try:
         compare(name, record, json.loads(config.read_text("utf-8")), config)
-        network = UNet2DModel.from_pretrained(weights.parent, use_safetensors=True, local_files_only=True)
+        safe = weights.suffix == ".safetensors"  # else it is read with torch.load(weights_only=True)
+        network = UNet2DModel.from_pretrained(weights.parent, use_safetensors=safe, local_files_only=True)
     except UserError:
         raise
     except Exception as error:  # diffusers raises OSError, ValueError, RuntimeError and others, over many lines
@@ -422,8 +424,29 @@ def _from_hub(name: str, record: Record, source: Hub, endpoint: str | None) -> L
     return network, record, {"hub": source.hub, "revision": weights.parent.name, "sha256": digest}
 
 
+class NoSuchFileError(UserError):
+    """A hub, or what is kept of it where it cannot be reached, does not have a file."""
+
+
+def weights_file(name: str, source: Hub, folder: str, endpoint: str | None) -> Path:
+    """The weights in a folder of a hub's repository; raises as :func:`download`."""
+    first, other = (f"{folder}{file}" for file in HUB_WEIGHTS)
+    try:
+        return download(name, source, first, endpoint)
+    except NoSuchFileError as error:
+        try:
+            return download(name, source, other, endpoint)
+        except NoSuchFileError:
+            raise error from None
+
+
 def download(name: str, source: Hub, file: str, endpoint: str | None) -> Path:
-    """A file of the hub, from the cache or fetched into it; a download that was cut off goes on."""
+    """A file of the hub, from the cache or fetched into it; a download that was cut off goes on.
+
+    Raises:
+        NoSuchFileError: if the repository has no such file, or none is kept and the hub cannot be reached.
+        UserError: if the repository is gated or not there, or the download fails.
+    """
     from huggingface_hub import errors, hf_hub_download
 
     page = f"{(endpoint or 'https://huggingface.co').rstrip('/')}/{source.hub}"
@@ -438,8 +461,10 @@ def download(name: str, source: Hub, file: str, endpoint: str | None) -> Path:
         advice = f"{page} has no revision {at}; another one is needed in data/models.yml"
     except errors.RemoteEntryNotFoundError:
         advice = f"{page} has no file {file} at revision {at}; another source is needed in data/models.yml"
+        raise NoSuchFileError(advice) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         advice = f"{file} of {name} is not in {HUB_CACHE} and {page} cannot be reached; run it once with a network"
+        raise NoSuchFileError(advice) from None
     except Exception as error:  # of its HTTP client and the file system, each by its own name
         what = (str(error).strip() or type(error).__name__).splitlines()[0]
         advice = f"cannot fetch {file} of {name} from {page}: {what}; the same command goes on from there"
