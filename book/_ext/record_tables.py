@@ -74,7 +74,7 @@ def label(coordinate: str, value: Any) -> str:
 
 def spelled(sampler: str) -> str:
     """A sampler's name as a paper's table has it, with its letters in Greek: the files are in ASCII."""
-    return re.sub(r"\beta ?= ?", "η = ", sampler).replace("sigma-hat", "σ̂").replace("rhoRK", "ρRK")
+    return re.sub(r"\beta ?= ?", "η\u00a0=\u00a0", sampler).replace("sigma-hat", "σ̂").replace("rhoRK", "ρRK")
 
 
 def capital(text: str) -> str:
