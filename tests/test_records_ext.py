@@ -147,6 +147,9 @@ def table_text(html, kind="results"):
         (-0.5, None, 2, "−0.50"),
         (0.0, None, 3, "0.00"),
         (1.234e-10, None, 3, "1.23×10⁻¹⁰"),
+        (2e-8, 0.0143, 2, "0.000 ± 0.014"),
+        (0.0, 0.04, 2, "0.000 ± 0.040"),
+        (9.996e-4, None, 3, "0.00100"),
         (1.234e-10, 2e-12, 3, "(1.23 ± 0.02)×10⁻¹⁰"),
         (3e7, None, 2, "3.0×10⁷"),
     ],
@@ -231,7 +234,7 @@ def test_rows_columns_and_caption_follow_from_what_varies(clone):
     html, _, _ = build(
         clone, "```{results} digits/toy\n:filter: nfe=5|10, solver=ddim\n:columns: solver\n:rows: nfe\n```"
     )
-    assert table_text(html) == [["NFE", "sampler DDIM"], ["5", "31.0"], ["10", "12.3"]]
+    assert table_text(html) == [["NFE", "DDIM"], ["5", "31.0"], ["10", "12.3"]]
 
 
 def test_records_that_differ_in_their_cell_only_are_told_apart_by_it(clone):
@@ -261,7 +264,7 @@ def test_all_results_has_a_section_for_each_profile_and_experiment(clone):
     html, _, _ = build(clone, "```{all-results}\n```\n\n## After\n\nText.")
     text = re.sub("<[^>]*>", "", html)
     positions = [
-        text.index(part) for part in ("Profile digits", "Fréchet distance (digits/toy)", "precision (digits/toy)")
+        text.index(part) for part in ("Profile digits", "Fréchet distance (digits/toy)", "Precision (digits/toy)")
     ]
     assert positions == sorted(positions)
     assert "Profile cifar10 was not run" in text
@@ -278,7 +281,7 @@ def test_a_long_table_is_folded_away(clone):
     (made,) = [r for r in results.load("digits", "toy", clone / "data/results") if r.provenance.cell == "ddim"]
     results.write(made.model_copy(update={"measurements": seeds}), clone / "data/results")
     html, _, _ = build(clone, page)
-    assert "<summary>distance to the data (digits/toy): 25 rows</summary>" in html
+    assert "<summary>Distance to the data (digits/toy): 25 rows</summary>" in html
     assert html.count("<details") == html.count("</details>") == 1
 
 

@@ -456,7 +456,7 @@ class ClaimsDirective(_Table):
         claims = [claim for claim in ledger.claims if claim.paper == paper]
         top = ["claim, and where it is made", "outcome", "what checks it, and the numbers", "reported"]
         content = [self.line(claim, checker) for claim in claims]
-        caption = self.options.get("caption", f"What {ledger.papers[paper]} claims")
+        caption = self.options.get("caption", f"Claims of {ledger.papers[paper]}")
         table = tables.build_table(caption, top, content, 1)
         table["classes"] = ["results", "guide", "claims"]
         found: list[nodes.Node] = [self.place(table)]
@@ -584,7 +584,7 @@ class ClaimsDirective(_Table):
 def printed(row: Row) -> str:
     """A row of ``data/reported`` in one line."""
     value = row["value"] + (f" ± {float(row['std']):g}" if row["std"] else "")
-    what = [row["sampler"], row["model"] if not row["sampler"] else "", f"{row['nfe']} calls" if row["nfe"] else ""]
+    what = [tables.spelled(row["sampler"]) or row["model"], f"{row['nfe']} calls" if row["nfe"] else ""]
     return f"{', '.join(filter(None, [*what, row['dataset'].strip('-')]))}: {row['metric']} {value}"
 
 

@@ -320,7 +320,7 @@ class FieldGuide(_Table):
         budgets = self.budgets()
         top = ["sampler", "best grid at 10", "at 20", *(f"error at {n}" for n in budgets)]
         content = [[text(s.title), *self.error(s, rows, budgets)] for s in SOLVERS.values()]
-        caption = self.options.get("caption", f"{METRICS['error']}, process {process}")
+        caption = self.options.get("caption", f"{tables.capital(METRICS['error'])}, process {process}")
         table = tables.build_table(caption, top, content, 1)
         table["classes"] = ["results", "guide"]
         used = {row["cell"] for row in rows}
@@ -339,7 +339,7 @@ class FieldGuide(_Table):
             twin = next((name for name in equals().get(solver.name, []) if name in measured), None)
             mine = [row for row in rows if row["solver"] == twin]
         if not mine:
-            word = "stochastic: no one solution to compare with" if stochastic(solver.name) else "not measured"
+            word = "stochastic" if stochastic(solver.name) else "not measured"
             return [quiet(word), *[quiet("–")] * (1 + len(budgets))]
         cells = [text(best["grid"]) if (best := least(mine, n)) else quiet("–") for n in (10, 20)]
         if twin:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ class Absent(UserError):
 
 
 LABELS = {"solver": "sampler", "nfe": "NFE", "budget": "NFE", "gamma": "γ", "eta": "η", "mu": "μ", "t_end": "end time"}
+LABELS |= {"rho_data": "ρ₀", "snr": "ν"}
 """How a coordinate is spelled in a table's head."""
 
 NOT_COORDINATES = {"profile", "experiment", "cell", "metric", "value", "low", "high", "seeds", "stale"}
@@ -33,12 +35,15 @@ NOT_COORDINATES = {"profile", "experiment", "cell", "metric", "value", "low", "h
 def number(value: float, half: float | None = None, digits: int = 3) -> str:
     """A number to so many significant digits, ± half the width of its interval to the same place.
 
+    Where the interval is wider than the number is large, the digits are the interval's.
+
     Raises:
         ValueError: if fewer than one digit is asked for.
     """
     if digits < 1:
         raise ValueError("a number has at least one digit")
-    exponent = math.floor(math.log10(abs(value))) if value else 0
+    leading = max(abs(value), half or 0.0)
+    exponent = int(f"{leading:.{digits - 1}e}".partition("e")[2])
     scaled = not -3 <= exponent < 5
     scale = 10.0**exponent if scaled else 1.0
     decimals = max(digits - 1 - (0 if scaled else exponent), 0)
@@ -64,7 +69,17 @@ def label(coordinate: str, value: Any) -> str:
         return "–"
     if coordinate == "solver" and value in SOLVERS:
         return SOLVERS[value].title
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def spelled(sampler: str) -> str:
+    """A sampler's name as a paper's table has it, with its letters in Greek: the files are in ASCII."""
+    return re.sub(r"\beta ?= ?", "η\u00a0=\u00a0", sampler).replace("sigma-hat", "σ̂").replace("rhoRK", "ρRK")
+
+
+def capital(text: str) -> str:
+    """A text with its first letter large, as a caption begins."""
+    return text[:1].upper() + text[1:]
 
 
 def head(coordinate: str) -> str:
@@ -238,7 +253,11 @@ def build_table(caption: str, top: list[str], lines: list[list[list[nodes.Node]]
     group = nodes.tgroup(cols=len(top))
     group += [nodes.colspec(colwidth=1, **({"stub": 1} if index < stubs else {})) for index in range(len(top))]
     group["stubs"] = [int(index < stubs) for index in range(len(top))]
-    cells = [HeadEntry("", nodes.paragraph(text=text), scope="col") for text in top]
+    cells = []
+    for index, text in enumerate(top):
+        texts = ["".join(node.astext() for node in line[index]) for line in lines]
+        numbers = index >= stubs and all(re.match(r"[(−+\d]|–?$", below) for below in texts)
+        cells.append(HeadEntry("", nodes.paragraph(text=text), scope="col", classes=["number"] * numbers))
     group += nodes.thead("", nodes.row("", *cells))
     body = nodes.tbody()
     for line in lines:

@@ -302,18 +302,15 @@ class _Table(_Directive):
         by, column = tables.layout(rows, self.names("rows"), self.options.get("columns"))
         lines, columns, cells = tables.pivot(rows, by, column)
         top = [tables.head(name) for name in by]
-        top += [
-            f"{tables.head(column)} {tables.label(column, value)}" if column else results.METRICS[metric]
-            for value in columns
-        ]
+        top += [column_head(column, value) if column else results.METRICS[metric] for value in columns]
         content = []
         for line in lines:
             texts = [[nodes.Text(tables.label(name, value))] for name, value in zip(by, line, strict=True)]
             for value in columns:
                 row = cells.get((line, value))
-                texts.append([nodes.Text("–")] if row is None else self.cell(row, column))
+                texts.append([nodes.Text("–")] if row is None else self.cell(row, "budget" in (column, *by)))
             content.append(texts)
-        caption = self.options.get("caption") or f"{results.METRICS[metric]} ({place})"
+        caption = self.options.get("caption") or f"{tables.capital(results.METRICS[metric])} ({place})"
         records = [record for record in records if record.provenance.cell in used]
         return [tables.build_table(caption, top, content, len(by)), *self.origins(records, rows, "† ")]
 
@@ -327,14 +324,19 @@ class _Table(_Directive):
         caption, _ = self.state.inline_text(self.options["caption"].rstrip("."), self.lineno)
         return nodes.paragraph("", "", *caption, nodes.Text(". "), why, classes=["not-run"])
 
-    def cell(self, row: Row, column: str | None) -> list[nodes.Node]:
+    def cell(self, row: Row, by_budget: bool) -> list[nodes.Node]:
         text = tables.shown(row, self.options.get("digits", 3))
         found: list[nodes.Node] = [nodes.Text(text)]
         if row["stale"]:
             found = [nodes.inline("", text, classes=["stale"]), nodes.superscript(text="†")]
-        if column == "budget" and row.get("nfe") not in (None, row.get("budget")):
+        if by_budget and row.get("nfe") not in (None, row.get("budget")):
             found.append(nodes.inline("", f" at {row['nfe']}", classes=["nfe"]))
         return found
+
+
+def column_head(column: str, value: Any) -> str:
+    """What stands above a column: a sampler's name says what it is."""
+    return tables.label(column, value) if column == "solver" else f"{tables.head(column)} {tables.label(column, value)}"
 
 
 class ResultsDirective(_Table):
@@ -515,7 +517,7 @@ class ReportedDirective(_Table):
         ]
         content = []
         for *line, source in lines:
-            texts = [[nodes.Text(value or "–")] for value in line]
+            texts = [[nodes.Text(tables.spelled(value) or "–")] for value in line]
             for value in columns:
                 row = cells.get(((*line, source), value))
                 text = "–" if row is None else row["value"] + (f" ± {float(row['std']):g}" if row["std"] else "")

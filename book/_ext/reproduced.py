@@ -1,4 +1,4 @@
-"""The page *Reported and reproduced*: every reported number beside ours, or beside the command that measures it.
+"""The page *Reported and reproduced*: every reported number beside ours, or beside the cell that measures it.
 
 Directives::
 
@@ -38,9 +38,9 @@ def numbers(root: Path) -> list[reported.Number]:
     return reported.numbers(root)
 
 
-def command(cell: results.Cell) -> str:
-    """What runs a cell."""
-    return f"make experiments PROFILE={cell.profile} CELL={cell.experiment}/{cell.name}"
+def address(cell: results.Cell) -> str:
+    """What names a cell to ``make experiments PROFILE=paper CELL=…``."""
+    return f"{cell.experiment}/{cell.name}"
 
 
 class _Reported(_Directive):
@@ -82,7 +82,7 @@ class ReproducedDirective(_Reported):
             value += f" ({row['metric']})" if len(metrics) > 1 else ""
             targets: list[reported.Target | None] = [*number.targets] or [None]
             for target in targets:
-                sampler: list[nodes.Node] = [nodes.Text(row["sampler"])]
+                sampler: list[nodes.Node] = [nodes.Text(tables.spelled(row["sampler"]))]
                 if target is not None and len(number.targets) > 1:
                     sampler.append(nodes.Text(f", {target.cell.name}"))
                 calls = row["nfe"] or "–" if target is None or target.budget is None else str(target.budget)
@@ -91,7 +91,7 @@ class ReproducedDirective(_Reported):
                 line += [sampler, [nodes.Text(calls)], [nodes.Text(value)]]
                 content.append([*line, *self.measured(number, target)])
                 if target is not None and target.differs:
-                    notes[f"{target.cell.experiment}/{target.cell.name}"] = target.differs
+                    notes[address(target.cell)] = target.differs
         caption = f"{found[0].row['paper']}, {wanted}: {', '.join(metrics)}"
         table = tables.build_table(caption, top, content, 2 + by_model)
         table["classes"] = ["reported", "reproduced"]
@@ -104,8 +104,8 @@ class ReproducedDirective(_Reported):
         row = reported.ours(target, self.root)
         if row is None:
             hours = reported.gpu_hours(target, self.root)
-            text = f", about {hours:.2g} GPU-hours" if hours >= 0.1 else f", about {60 * hours:.2g} GPU-minutes"
-            return [[nodes.Text("not run yet: "), nodes.literal(text=command(target.cell)), nodes.Text(text)], []]
+            text = f", about {hours:.2g} GPU-hours" if hours >= 1 else f", about {60 * hours:.2g} GPU-minutes"
+            return [[nodes.Text("not run yet: "), nodes.literal(text=address(target.cell)), nodes.Text(text)], []]
         off = row["value"] - float(number.row["value"])
         value: list[nodes.Node] = [nodes.Text(tables.shown(row, 3))]
         if row["stale"]:
@@ -127,7 +127,7 @@ def differences(notes: dict[str, str]) -> list[nodes.Node]:
             line += [nodes.Text(", ")] * bool(i) + [nodes.literal(text=name)]
         line += nodes.Text(f": {text}.")
         found += nodes.list_item("", line)
-    return [nodes.paragraph(text="In what the measurements differ from the paper's:"), found]
+    return [nodes.paragraph(text="Where the measurements differ from the paper's:"), found]
 
 
 class LeftOutDirective(_Reported):

@@ -60,3 +60,53 @@
     }
   });
 })();
+
+// A formula and the punctuation beside it stay on one line: browsers break a line between the two.
+(() => {
+  const CLOSING = /^[.,;:!?)\]’”'"…\-–ᵃ-ᶿˡⁿⁱʰʲˢˣ]+/;
+  const OPENING = /[(\[“‘]+$/;
+
+  document.addEventListener("DOMContentLoaded", () => {
+    for (const formula of document.querySelectorAll(".bd-article span.math")) {
+      const [before, after] = [formula.previousSibling, formula.nextSibling];
+      const close = after?.nodeType === Node.TEXT_NODE && CLOSING.exec(after.data)?.[0];
+      const open = before?.nodeType === Node.TEXT_NODE && OPENING.exec(before.data)?.[0];
+      if (!close && !open) continue;
+      const held = document.createElement("span");
+      held.className = "held";
+      formula.replaceWith(held);
+      held.append(formula);
+      if (open) {
+        before.data = before.data.slice(0, -open.length);
+        held.prepend(open);
+      }
+      if (close) {
+        after.data = after.data.slice(close.length);
+        held.append(close);
+      }
+    }
+  });
+})();
+
+// A formula that is wider than its place is set smaller, down to seven tenths; what is wider still scrolls.
+(() => {
+  const LEAST = 0.7;
+  const widths = new WeakMap();
+
+  function fit(box) {
+    const formula = box.querySelector("mjx-container");
+    const width = box.clientWidth;
+    if (!formula || !width || widths.get(box) === width) return;
+    widths.set(box, width);
+    formula.dataset.size ??= formula.style.fontSize || "100%";
+    formula.style.fontSize = formula.dataset.size;
+    const ratio = formula.clientWidth / formula.scrollWidth;
+    if (ratio < 1) formula.style.fontSize = `${Math.max(ratio * 0.99, LEAST) * parseFloat(formula.dataset.size)}%`;
+  }
+
+  window.addEventListener("load", async () => {
+    await window.MathJax?.startup?.promise;
+    const observer = new ResizeObserver(entries => entries.forEach(entry => fit(entry.target)));
+    for (const box of document.querySelectorAll(".bd-article div.math")) observer.observe(box);
+  });
+})();
