@@ -126,11 +126,49 @@ def test_tables_sort_by_keyboard(page: Page):
     expect(table.get_by_role("button").nth(1)).to_be_focused()
 
 
-def test_figures_lie_on_a_light_card_in_the_dark(page: Page):
+BORDER = """image => {
+    const {naturalWidth: width, naturalHeight: height} = image;
+    const canvas = Object.assign(document.createElement("canvas"), {width, height});
+    const context = canvas.getContext("2d");
+    context.drawImage(image, 0, 0);
+    const strips = [[0, 0, width, 1], [0, height - 1, width, 1], [0, 0, 1, height], [width - 1, 0, 1, height]];
+    const bytes = strips.flatMap(strip => [...context.getImageData(...strip).data]).filter((_, i) => i % 4 < 3);
+    return bytes.reduce((sum, byte) => sum + byte, 0) / bytes.length;
+}"""
+"""The mean of a picture's border, 0 to 255."""
+
+
+def test_dark_mode_switches_figures(page: Page):
+    """Each figure is a picture drawn for the theme, of the same size; the other picture is not fetched."""
+    fetched = []
+    page.on("request", lambda request: fetched.append(request.url))
+    seen = {}
+    for theme, paper in (("light", 255), ("dark", 18)):
+        page.emulate_media(color_scheme=theme)
+        fetched.clear()
+        page.goto(CHAPTER)
+        expect(page.locator("html")).to_have_attribute("data-theme", theme)
+        pictures = page.locator(".cell_output figure img").locator("visible=true")
+        seen[theme] = []
+        for picture in pictures.all():
+            picture.scroll_into_view_if_needed()
+            picture.evaluate("image => image.decode()")
+            assert abs(picture.evaluate(BORDER) - paper) < 12
+            expect(picture.locator("xpath=../figcaption")).to_be_visible()
+            size = picture.evaluate("image => [image.offsetWidth, image.offsetHeight]")
+            seen[theme].append((picture.evaluate("image => image.src"), size))
+        shown = {address for address, _ in seen[theme]}
+        there = set(page.locator(".cell_output figure img").evaluate_all("all => all.map(image => image.src)"))
+        assert shown == there & set(fetched) < there
+    assert len(seen["light"]) == len(seen["dark"]) > 5
+    for (light, size), (dark, size_in_the_dark) in zip(seen["light"], seen["dark"], strict=True):
+        assert light != dark and size == size_in_the_dark and min(size) > 100
+
+
+def test_a_picture_without_a_dark_version_lies_on_a_light_card(page: Page):
     page.emulate_media(color_scheme="dark")
     page.goto(CHAPTER)
-    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
-    figures = page.locator(".cell_output figure img")
-    assert figures.count()
-    for style in figures.evaluate_all("all => all.map(e => [getComputedStyle(e).backgroundColor, e.offsetWidth])"):
-        assert style[0] == "rgb(255, 255, 255)" and style[1] > 100
+    figure = page.locator(".cell_output figure").first
+    figure.evaluate("f => { f.querySelectorAll('img').forEach(image => image.classList.remove('only-dark')) }")
+    style = figure.locator("img:not(.only-light)").evaluate("e => getComputedStyle(e).backgroundColor")
+    assert style == "rgb(255, 255, 255)"
