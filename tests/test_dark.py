@@ -238,3 +238,9 @@ def test_a_notebook_carries_the_dark_version():
         )
         assert light.shape == night.shape
         assert night[0] == pytest.approx(np.broadcast_to(to_rgb(dark.BACKGROUND), night[0].shape), abs=0.005)
+
+
+@pytest.mark.parametrize("drawn", [None, ("data", {"width": 350})])
+def test_what_ipython_draws_otherwise_stays(drawn):
+    """Nothing of an empty figure; in its format for retina a picture with metadata of its own."""
+    assert dark._Both(lambda figure: drawn)(Figure()) == drawn

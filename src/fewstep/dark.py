@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Tick
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import Collection
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -41,16 +41,16 @@ PALE = 1.5
 """Contrast to white below which a colour is a tint of the paper and is mirrored as greys are."""
 
 
-def _luminance(rgb: Any) -> float:
+def _luminance(color: Any) -> float:
     """Relative luminance as WCAG 2 defines it."""
-    rgb = np.asarray(rgb)
+    rgb = np.asarray(to_rgb(color))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def contrast(first: Any, second: Any) -> float:
     """Contrast of two opaque colours as WCAG 2 defines it, from 1 to 21."""
-    low, high = sorted(_luminance(to_rgba(color)[:3]) for color in (first, second))
+    low, high = sorted(map(_luminance, (first, second)))
     return (high + 0.05) / (low + 0.05)
 
 
@@ -65,7 +65,7 @@ def dark_color(color: Any, text: bool = False) -> tuple[float, float, float, flo
     on_white, least = contrast(rgb, "white"), TEXT if text else LINES
     if max(rgb) - min(rgb) < GREY:
         wanted = min(max(on_white, least) if text else on_white, contrast(INK, BACKGROUND))
-        luminance = wanted * (_luminance(to_rgba(BACKGROUND)[:3]) + 0.05) - 0.05
+        luminance = wanted * (_luminance(BACKGROUND) + 0.05) - 0.05
         grey = 12.92 * luminance if luminance <= 0.0031308 else 1.055 * luminance ** (1 / 2.4) - 0.055
         return grey, grey, grey, alpha
     if on_white < PALE and not text:
@@ -84,7 +84,7 @@ def _of_contrast(rgb: list[float], wanted: float) -> tuple[float, float, float]:
         middle = (low + high) / 2
         color = colorsys.hls_to_rgb(hue, middle, saturation)
         # Colours darker than the background have a contrast to it, too.
-        enough = _luminance(color) > _luminance(to_rgba(BACKGROUND)[:3]) and contrast(color, BACKGROUND) >= wanted
+        enough = _luminance(color) > _luminance(BACKGROUND) and contrast(color, BACKGROUND) >= wanted
         low, high = (low, middle) if enough else (middle, high)
     return colorsys.hls_to_rgb(hue, high, saturation)
 
@@ -94,7 +94,7 @@ def _of_contrast(rgb: list[float], wanted: float) -> tuple[float, float, float]:
 
 @contextmanager
 def darkened(figure: Figure) -> Iterator[Figure]:
-    """A figure that was drawn before, in its dark version for as long as the context is open."""
+    """A figure that was drawn before, in its dark version as long as the context is open."""
     # A second run of the layout would move things a little: the two versions would not lie on each other.
     engine = figure.get_layout_engine()
     figure.set_layout_engine("none")
@@ -135,16 +135,16 @@ def _turning(artist: Artist, panel: Axes | None) -> Iterator[Artist]:
         panel = artist if any(_mapped(child) for child in artist.get_children()) else None
     kept = [] if panel is None else [panel.patch, *panel.lines, *panel.patches, *panel.collections, *panel.images]
     for child in artist.get_children():
-        if child in kept or (isinstance(artist, Tick) and panel is not None and child is artist.gridline):
+        if child in kept or (panel is not None and isinstance(artist, Tick) and child is artist.gridline):
             continue
         if isinstance(child, Text):
             if panel is None or not _lies_in(child, panel):
-                yield child
                 arrow = child.arrow_patch if isinstance(child, Annotation) else None
-                yield from filter(None, (child.get_bbox_patch(), arrow))
-        else:
-            yield from (artist for artist in (child,) if isinstance(artist, Line2D | Patch | Collection))
-            yield from _turning(child, panel)
+                yield from filter(None, (child, child.get_bbox_patch(), arrow))
+            continue
+        if isinstance(child, Line2D | Patch | Collection):
+            yield child
+        yield from _turning(child, panel)
 
 
 def _lies_in(text: Text, panel: Axes) -> bool:
@@ -177,9 +177,8 @@ def show_both() -> None:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None:
         return
-    importlib.import_module(
-        "matplotlib_inline.backend_inline"
-    )  # has IPython choose how it shows figures, if it has not
+    # IPython chooses how it shows figures when this is imported, which a first figure would do only later.
+    importlib.import_module("matplotlib_inline.backend_inline")
     png = shell.display_formatter.formatters["image/png"]
     draw = png.type_printers.get(Figure)
     if draw is not None and not isinstance(draw, _Both):
@@ -193,7 +192,6 @@ class _Both:
         self.draw = draw
 
     def __call__(self, figure: Figure) -> Any:
-        if not figure.axes:  # IPython shows no empty figure
-            return self.draw(figure)
         light, dark = in_both(figure, self.draw)
-        return light, {"dark": dark}
+        # Anything else is the None of an empty figure, or has metadata of its own, as in IPython's format for retina.
+        return (light, {"dark": dark}) if isinstance(light, str) else light

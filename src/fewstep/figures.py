@@ -225,6 +225,7 @@ def image_grid(ax: Axes | None, images: Tensor, columns: int | None = None, gap:
     Returns:
         The axes.
     """
+    show_both()
     pixels = ((images.detach().float().cpu().clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).numpy()
     n, height, width, channels = pixels.shape
     columns = min(n, 16) if columns is None else columns
