@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 CHAPTER = "chapters/pndm.html"
 
@@ -138,31 +138,30 @@ BORDER = """image => {
 """The mean of a picture's border, 0 to 255."""
 
 
-def test_dark_mode_switches_figures(page: Page):
-    """Each figure is a picture drawn for the theme, of the same size; the other picture is not fetched."""
-    fetched = []
-    page.on("request", lambda request: fetched.append(request.url))
-    seen = {}
-    for theme, paper in (("light", 255), ("dark", 18)):
-        page.emulate_media(color_scheme=theme)
-        fetched.clear()
+def test_dark_mode_switches_figures(browser: Browser, base: str):
+    """Each figure is a picture drawn for the theme, of the same size; a first visit fetches no other."""
+    sizes = {}
+    for theme, other, paper in (("light", "dark", 255), ("dark", "light", 18)):
+        page = browser.new_page(base_url=base, viewport={"width": 1280, "height": 900}, color_scheme=theme)
+        fetched: list[str] = []
+        page.on("request", lambda request, to=fetched: to.append(request.url))
         page.goto(CHAPTER)
         expect(page.locator("html")).to_have_attribute("data-theme", theme)
-        pictures = page.locator(".cell_output figure img").locator("visible=true")
-        seen[theme] = []
-        for picture in pictures.all():
-            picture.scroll_into_view_if_needed()
-            picture.evaluate("image => image.decode()")
-            assert abs(picture.evaluate(BORDER) - paper) < 12
-            expect(picture.locator("xpath=../figcaption")).to_be_visible()
-            size = picture.evaluate("image => [image.offsetWidth, image.offsetHeight]")
-            seen[theme].append((picture.evaluate("image => image.src"), size))
-        shown = {address for address, _ in seen[theme]}
-        there = set(page.locator(".cell_output figure img").evaluate_all("all => all.map(image => image.src)"))
-        assert shown == there & set(fetched) < there
-    assert len(seen["light"]) == len(seen["dark"]) > 5
-    for (light, size), (dark, size_in_the_dark) in zip(seen["light"], seen["dark"], strict=True):
-        assert light != dark and size == size_in_the_dark and min(size) > 100
+        figures = page.locator(".cell_output figure").all()
+        assert len(figures) > 5
+        for figure in figures:
+            shown, hidden = figure.locator(f"img.only-{theme}"), figure.locator(f"img.only-{other}")
+            figure.scroll_into_view_if_needed()
+            shown.evaluate("image => image.decode()")
+            expect(shown).to_be_visible()
+            expect(hidden).to_be_hidden()
+            expect(figure.locator("figcaption")).to_be_visible()
+            assert abs(shown.evaluate(BORDER) - paper) < 12
+            addresses = [image.evaluate("image => image.src") for image in (shown, hidden)]
+            assert [address in fetched for address in addresses] == [True, False]
+            sizes.setdefault(theme, []).append(shown.evaluate("image => [image.offsetWidth, image.offsetHeight]"))
+        page.close()
+    assert sizes["light"] == sizes["dark"] and min(map(min, sizes["light"])) > 50
 
 
 def test_a_picture_without_a_dark_version_lies_on_a_light_card(page: Page):
