@@ -28,6 +28,7 @@ CONF = f"""
 import sys
 sys.path.insert(0, {str(EXTENSIONS)!r})
 extensions = ["myst_nb", "dark_figures"]
+source_suffix = {{".ipynb": "myst-nb"}}  # Sphinx would change its default, for other tests too
 nb_execution_mode = "off"
 html_theme = "basic"
 """

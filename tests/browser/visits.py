@@ -146,5 +146,14 @@ def visit(browser: Browser, base: str, name: str) -> Visit:
     found["narrow"] = violations(page, ["scrollable-region-focusable"])
     page.close()
     return Visit(
-        name, sorted(set(failed)), complaints, formulas["unset"], formulas["wrong"], raw, images, wider, found, size
+        name,
+        sorted(set(failed)),
+        complaints,
+        formulas["unset"],
+        formulas["wrong"],
+        raw,
+        sorted(set(images)),
+        wider,
+        found,
+        size,
     )
