@@ -29,8 +29,11 @@ CHROMATIC = [color for color in COLORS if max(to_rgb(color)) - min(to_rgb(color)
 
 
 @pytest.fixture(autouse=True)
-def _close():
-    yield
+def _style():
+    """Matplotlib's own style, whatever other tests have set."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
     plt.close("all")
 
 
