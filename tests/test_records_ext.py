@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 pytest.importorskip("myst_parser")
@@ -406,12 +407,15 @@ DRAWN = """```{drawn} digits/toy
 def test_a_figure_is_drawn_from_the_records(clone):
     page, *_ = build(clone, DRAWN)
     text = re.sub(r"<[^>]*>", "", page)
-    assert page.count('alt="curves"') == 1 and "Fig. 1" in text and "make experiments PROFILE=digits" in text
-    (picture,) = (clone / "_build/_images").glob("quality_against_nfe-*.png")
-    before = picture.read_bytes()
+    assert page.count('alt="curves"') == 2 and "Fig. 1" in text and "make experiments PROFILE=digits" in text
+    shown = re.findall(r'class="only-(light|dark)"[^>]* src="([^"]*)"', page)
+    assert [theme for theme, _ in shown] == ["light", "dark"]
+    pictures = [clone / "_build" / path for _, path in shown]
+    assert [plt.imread(path)[..., :3].mean() > 0.5 for path in pictures] == [True, False]
+    before = [picture.read_bytes() for picture in pictures]
     make_record(clone, "rk4", {8: 5.5}, budget={8: 10})
     *_, read = build(clone)
-    assert "index" in read and picture.read_bytes() != before
+    assert "index" in read and all(p.read_bytes() != was for p, was in zip(pictures, before, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ class _Writer:
             nodes.enumerated_list: self.list,
             nodes.table: self.table,
             nodes.figure: self.figure,
-            nodes.image: lambda n: self.write(f"*[Picture: {n.get('alt', '')}]*"),
+            nodes.image: self.image,
             nodes.raw: lambda n: None,
             nodes.comment: lambda n: None,
         }
@@ -164,6 +164,10 @@ class _Writer:
             if len(lines) == 1:
                 lines.append("|" + "---|" * len(entries))
         self.write("\n".join(lines))
+
+    def image(self, node: nodes.image) -> None:
+        if "only-dark" not in node["classes"]:  # the same picture once more
+            self.write(f"*[Picture: {node.get('alt', '')}]*")
 
     def figure(self, node: nodes.figure) -> None:
         number = self.number("figure", node)

@@ -66,6 +66,7 @@ from typing import Any, ClassVar
 import matplotlib.pyplot as plt
 import record_tables as tables
 import yaml
+from dark_figures import pair
 from docutils import nodes
 from docutils.parsers.rst import directives
 from record_tables import Absent, Row
@@ -74,7 +75,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from fewstep import figures, reported, results
+from fewstep import dark, figures, reported, results
 from fewstep.errors import UserError, unknown
 
 logger = logging.getLogger(__name__)
@@ -421,17 +422,17 @@ class DrawnDirective(_Table):
         for name, texts in tables.parse_filter(self.options.get("arguments", "")).items():
             values = [yaml.safe_load(text) for text in texts]
             arguments[name] = values if len(values) > 1 else values[0]
-        path = self.draw(records, arguments)
-        place = Path(os.path.relpath(path, self.env.srcdir)).as_posix()
-        figure = nodes.figure("", nodes.image(uri=f"/{place}", alt=self.options["alt"]), align="center")
+        places = (Path(os.path.relpath(path, self.env.srcdir)).as_posix() for path in self.draw(records, arguments))
+        images = (nodes.image(uri=f"/{place}", alt=self.options["alt"]) for place in places)
+        figure = nodes.figure("", *pair(*images), align="center")
         content, _ = self.state.inline_text(self.options["caption"], self.lineno)
         figure += nodes.caption("", "", *content)
         if "name" in self.options:
             self.add_name(figure)
         return [figure, *self.origins(records, rows_of(records, self.root))]
 
-    def draw(self, records: list[results.Record], arguments: dict[str, Any]) -> Path:
-        """The picture in a file beside the site, from which Sphinx takes it."""
+    def draw(self, records: list[results.Record], arguments: dict[str, Any]) -> list[Path]:
+        """The picture, light and dark, in files beside the site, from which Sphinx takes them."""
         name = self.options["function"]
         if name not in figures.__all__:
             raise unknown("function of fewstep.figures", name, figures.__all__)
@@ -443,11 +444,13 @@ class DrawnDirective(_Table):
             raise Absent(str(error)) from None
         content = json.dumps([self.env.docname, self.arguments, self.options], default=str)
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
-        path = Path(self.env.app.outdir).parent / "drawn" / f"{name}-{digest}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=160)
+        folder = Path(self.env.app.outdir).parent / "drawn"
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{name}-{digest}{kind}.png" for kind in ("", "-dark")]
+        left = iter(paths)
+        dark.in_both(figure, lambda drawn: drawn.savefig(next(left), dpi=160))
         plt.close(figure)
-        return path
+        return paths
 
 
 class AllResultsDirective(_Table):

@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from torch import Tensor
 
 from .cost import amdahl, linear
+from .dark import show_both
 from .errors import UserError
 from .exact import GaussianMixture, reference
 from .grids import quadratic
@@ -173,7 +174,8 @@ MARKS = {
 
 
 def use_style() -> None:
-    """Set :data:`STYLE` for all figures drawn from now on."""
+    """Set :data:`STYLE` for all figures drawn from now on; a notebook shows each with its dark version."""
+    show_both()
     plt.rcParams.update(STYLE)  # type: ignore[arg-type]
 
 
@@ -223,6 +225,7 @@ def image_grid(ax: Axes | None, images: Tensor, columns: int | None = None, gap:
     Returns:
         The axes.
     """
+    show_both()
     pixels = ((images.detach().float().cpu().clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).numpy()
     n, height, width, channels = pixels.shape
     columns = min(n, 16) if columns is None else columns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 CHAPTER = "chapters/pndm.html"
 
@@ -126,11 +126,48 @@ def test_tables_sort_by_keyboard(page: Page):
     expect(table.get_by_role("button").nth(1)).to_be_focused()
 
 
-def test_figures_lie_on_a_light_card_in_the_dark(page: Page):
+BORDER = """image => {
+    const {naturalWidth: width, naturalHeight: height} = image;
+    const canvas = Object.assign(document.createElement("canvas"), {width, height});
+    const context = canvas.getContext("2d");
+    context.drawImage(image, 0, 0);
+    const strips = [[0, 0, width, 1], [0, height - 1, width, 1], [0, 0, 1, height], [width - 1, 0, 1, height]];
+    const bytes = strips.flatMap(strip => [...context.getImageData(...strip).data]).filter((_, i) => i % 4 < 3);
+    return bytes.reduce((sum, byte) => sum + byte, 0) / bytes.length;
+}"""
+"""The mean of a picture's border, 0 to 255."""
+
+
+def test_dark_mode_switches_figures(browser: Browser, base: str):
+    """Each figure is a picture drawn for the theme, of the same size; a first visit fetches no other."""
+    sizes = {}
+    for theme, other, paper in (("light", "dark", 255), ("dark", "light", 18)):
+        page = browser.new_page(base_url=base, viewport={"width": 1280, "height": 900}, color_scheme=theme)
+        fetched: list[str] = []
+        page.on("request", lambda request, to=fetched: to.append(request.url))
+        page.goto(CHAPTER)
+        expect(page.locator("html")).to_have_attribute("data-theme", theme)
+        figures = page.locator(".cell_output figure").all()
+        assert len(figures) > 5
+        for figure in figures:
+            shown, hidden = figure.locator(f"img.only-{theme}"), figure.locator(f"img.only-{other}")
+            figure.scroll_into_view_if_needed()
+            shown.evaluate("image => image.decode()")
+            expect(shown).to_be_visible()
+            expect(hidden).to_be_hidden()
+            expect(figure.locator("figcaption")).to_be_visible()
+            assert abs(shown.evaluate(BORDER) - paper) < 12
+            addresses = [image.evaluate("image => image.src") for image in (shown, hidden)]
+            assert [address in fetched for address in addresses] == [True, False]
+            sizes.setdefault(theme, []).append(shown.evaluate("image => [image.offsetWidth, image.offsetHeight]"))
+        page.close()
+    assert sizes["light"] == sizes["dark"] and min(map(min, sizes["light"])) > 50
+
+
+def test_a_picture_without_a_dark_version_lies_on_a_light_card(page: Page):
     page.emulate_media(color_scheme="dark")
     page.goto(CHAPTER)
-    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
-    figures = page.locator(".cell_output figure img")
-    assert figures.count()
-    for style in figures.evaluate_all("all => all.map(e => [getComputedStyle(e).backgroundColor, e.offsetWidth])"):
-        assert style[0] == "rgb(255, 255, 255)" and style[1] > 100
+    figure = page.locator(".cell_output figure").first
+    figure.evaluate("f => { f.querySelectorAll('img').forEach(image => image.classList.remove('only-dark')) }")
+    style = figure.locator("img:not(.only-light)").evaluate("e => getComputedStyle(e).backgroundColor")
+    assert style == "rgb(255, 255, 255)"

@@ -29,11 +29,12 @@ RAW = r"""() => {
 """Text that should have become a formula."""
 
 BROKEN_IMAGES = """async () => {
-    const images = [...document.images];
+    const images = [...document.images].filter(image => getComputedStyle(image).display !== 'none');
     images.forEach(image => image.loading = 'eager');
     await Promise.all(images.map(image => image.decode().catch(() => null)));
     return images.filter(image => !image.naturalWidth).map(image => image.src);
 }"""
+"""Of the pictures that a theme shows."""
 
 WIDER = """() => {
     const {clientWidth: width, scrollWidth} = document.documentElement;
@@ -70,10 +71,10 @@ class Visit:
         failed: addresses that were not answered, or belong to another host.
         complaints: errors and warnings in the console.
         unset, wrong, raw: formulas that were not set, that hold an error, that stand as source.
-        images: pictures that do not show.
+        images: pictures that do not show, light or dark.
         wider: for each width of the window what makes the document scroll sideways.
         violations: for each theme, and on a narrow page, what axe-core counts as serious or critical.
-        size: bytes transferred.
+        size: bytes transferred for the light page.
     """
 
     name: str
@@ -138,11 +139,21 @@ def visit(browser: Browser, base: str, name: str) -> Visit:
     found = {}
     for theme, rules in (("light", None), ("dark", ["color-contrast", "link-in-text-block"])):
         use_theme(page, theme)
+        images += page.evaluate(BROKEN_IMAGES) if theme == "dark" else []
         found[theme] = violations(page, rules)
     page.set_viewport_size({"width": min(WIDTHS), "height": 900})
     page.wait_for_timeout(500)  # the theme waits until a window has its size, then marks what scrolls
     found["narrow"] = violations(page, ["scrollable-region-focusable"])
     page.close()
     return Visit(
-        name, sorted(set(failed)), complaints, formulas["unset"], formulas["wrong"], raw, images, wider, found, size
+        name,
+        sorted(set(failed)),
+        complaints,
+        formulas["unset"],
+        formulas["wrong"],
+        raw,
+        sorted(set(images)),
+        wider,
+        found,
+        size,
     )
