@@ -203,7 +203,7 @@ def test_the_page_shows_ours_the_difference_and_what_is_not_run(clone, monkeypat
     html, _, _ = build(clone, "```{reproduced} ddim_2010.02502\n:table: Table 3\n```\n\n```{left-out}\n```")
     which = ["LSUN-Church", "DDIM (η\u00a0=\u00a00)"]
     found = [row for row in table_text(html, "reported") if row[:2] == which]
-    run = "not run yet: fid/ddim-church, about {} GPU-hours"
+    run = "not run yet: make experiments PROFILE=paper CELL=fid/ddim-church, about {} GPU-hours"
     assert [row[2:] for row in found] == [
         ["10", "19.45", "19.9", "+0.50"],
         ["20", "12.47", "12.2", "−0.30"],

@@ -1,4 +1,4 @@
-"""The page *Reported and reproduced*: every reported number beside ours, or beside the cell that measures it.
+"""The page *Reported and reproduced*: every reported number beside ours, or beside the command that measures it.
 
 Directives::
 
@@ -38,9 +38,9 @@ def numbers(root: Path) -> list[reported.Number]:
     return reported.numbers(root)
 
 
-def address(cell: results.Cell) -> str:
-    """What names a cell to ``make experiments PROFILE=paper CELL=…``."""
-    return f"{cell.experiment}/{cell.name}"
+def command(cell: results.Cell) -> str:
+    """What runs a cell."""
+    return f"make experiments PROFILE={cell.profile} CELL={cell.experiment}/{cell.name}"
 
 
 class _Reported(_Directive):
@@ -91,7 +91,7 @@ class ReproducedDirective(_Reported):
                 line += [sampler, [nodes.Text(calls)], [nodes.Text(value)]]
                 content.append([*line, *self.measured(number, target)])
                 if target is not None and target.differs:
-                    notes[address(target.cell)] = target.differs
+                    notes[f"{target.cell.experiment}/{target.cell.name}"] = target.differs
         caption = f"{found[0].row['paper']}, {wanted}: {', '.join(metrics)}"
         table = tables.build_table(caption, top, content, 2 + by_model)
         table["classes"] = ["reported", "reproduced"]
@@ -105,7 +105,7 @@ class ReproducedDirective(_Reported):
         if row is None:
             hours = reported.gpu_hours(target, self.root)
             text = f", about {hours:.2g} GPU-hours" if hours >= 1 else f", about {60 * hours:.2g} GPU-minutes"
-            return [[nodes.Text("not run yet: "), nodes.literal(text=address(target.cell)), nodes.Text(text)], []]
+            return [[nodes.Text("not run yet: "), nodes.literal(text=command(target.cell)), nodes.Text(text)], []]
         off = row["value"] - float(number.row["value"])
         value: list[nodes.Node] = [nodes.Text(tables.shown(row, 3))]
         if row["stale"]:

@@ -475,6 +475,10 @@ def recording(
         return
     if not recorder.measurements:
         raise UserError(f"{profile}/{experiment}/{cell} measured nothing; a record needs at least one measurement")
+    seconds = time.perf_counter() - clock
+    if is_training(experiment):
+        seconds = sum(m.value for m in recorder.measurements if m.metric == "seconds")
+        weights = made_by(recorder.measurements)
     try:
         provenance = Provenance(
             profile=profile,
@@ -490,7 +494,7 @@ def recording(
             revision=commit,
             dirty=dirty,
             started=started,
-            wall_s=round(time.perf_counter() - clock, 3),
+            wall_s=round(seconds, 3),
         )
         record = Record(provenance=provenance, measurements=recorder.measurements)
     except ValidationError as error:
@@ -630,6 +634,15 @@ def is_training(experiment: str) -> bool:
     return experiment == TRAINING or experiment.startswith(f"{TRAINING}_")
 
 
+def made_by(measurements: Iterable[Measurement], root: Path = ROOT) -> dict[str, str]:
+    """SHA-256, from the checkpoints' manifest, of the networks whose training took the seconds that were measured."""
+    found: dict[str, str] = {}
+    for name in sorted({str(m.settings.get("network")) for m in measurements if m.metric == "seconds"}):
+        with contextlib.suppress(UserError):  # of a training by hand, whose weights lie elsewhere
+            found |= weights_of({"model": name}, root)
+    return found
+
+
 def training(profile: str, root: Path = ROOT) -> list[str]:
     """The experiments of a profile that make its weights."""
     return [name for name in planned(root).get(profile, {}) if is_training(name)]
@@ -659,7 +672,10 @@ def stale_cells(
 
 
 def why_stale(record: Record, root: Path = ROOT) -> str | None:
-    """Why a record no longer says what the code would measure, in words; None if it does."""
+    """Why a record no longer says what the code would measure, in words; None if it does.
+
+    A record of a training tells of weights: it holds as long as these are the ones that are shipped.
+    """
     where = record.provenance
     experiment = planned(root).get(where.profile, {}).get(where.experiment)
     parameters = experiment.cells.get(where.cell) if experiment else None
@@ -667,6 +683,9 @@ def why_stale(record: Record, root: Path = ROOT) -> str | None:
         return "workflow/experiments.yml has no such cell any more"
     if parameters != where.parameters:
         return "its parameters have changed since"
+    if is_training(where.experiment):
+        same = where.weights and where.weights == made_by(record.measurements, root)
+        return None if same else "its networks are not the ones that are shipped"
     try:
         key = cell_key(where.experiment, where.parameters, root)
     except UserError as error:
