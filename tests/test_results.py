@@ -284,6 +284,29 @@ def test_a_record_is_stale_when_what_makes_it_changed(toy):
     assert "no such cell" in results.why_stale(made, toy)
 
 
+def test_a_training_holds_as_long_as_its_networks_are_the_shipped_ones(toy):
+    """Whatever the code has become: what its record says is said of weights."""
+    (toy / "workflow/experiments.yml").write_text("digits: {train: {parameters: {seed: 0}, cells: {net: {}}}}")
+    shutil.copy(toy / "book/experiments/toy.ipynb", toy / "book/experiments/train.ipynb")
+    seconds = measurement(metric="seconds", settings={"network": "net"})
+    where = {"experiment": "train", "cell": "net", "parameters": {"seed": 0}}
+    made = record([seconds], **where, weights=results.made_by([seconds], toy))
+    assert made.provenance.weights == {"net": "ab"} and results.why_stale(made, toy) is None
+    assert "shipped" in results.why_stale(record([seconds], **where), toy)
+    edit(toy / "data/checkpoints/manifest.json", "ab", "cd")
+    assert "shipped" in results.why_stale(made, toy)
+    assert "parameters" in results.why_stale(record([seconds], **{**where, "parameters": {"seed": 1}}), toy)
+    assert results.made_by([measurement(metric="seconds", settings={"network": "of nobody"})], toy) == {}
+
+
+def test_a_training_took_as_long_as_its_networks(tmp_path):
+    with results.recording(profile="digits", experiment="train", cell="by-hand", parameters={}, out=tmp_path) as found:
+        found.add("seconds", 70.0, settings={"network": "digits-unet"})
+        found.add("seconds", 7.0, settings={"network": "digits-features"})
+    made = results.load("digits", "train", tmp_path)[0].provenance
+    assert made.wall_s == 77 and set(made.weights) == {"digits-unet", "digits-features"}
+
+
 def test_the_revision_is_dirty_only_by_what_makes_numbers(tmp_path):
     assert provenance.revision(tmp_path) == (None, None)
     git = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
