@@ -17,6 +17,7 @@ pytest.importorskip("papermill")
 pytest.importorskip("snakemake")
 
 from fewstep import data, results
+from fewstep.errors import UserError
 from fewstep.models import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -425,3 +426,26 @@ def test_a_job_that_runs_alone_refuses_an_unknown_parameter(clone):
     code, out, _ = run(clone, "digits", "toy", "ddim", "--log", "log.ipynb", script="run_cell.py")
     assert code == 2 and "| digits/toy/ddim: unknown parameter 'nfe'; did you mean nfes?\n" in out
     assert not list(clone.glob("*.ipynb"))
+
+
+def test_the_papers_networks_and_inception_are_asked_for_before_the_first_cell(monkeypatch):
+    """All that is missing at once, a line for each, whether a hub has it or a file."""
+    from fewstep import images, inception
+    from fewstep.models import zoo
+
+    def missing(name):
+        def ask(*given):
+            raise UserError(f"{name} {getattr(given[0], 'dataset', given[0]) if given else ''}".strip())
+
+        return ask
+
+    chosen = [
+        c for c in results.cells("paper") if c.name in ("ddim-church", "vp-flow", "ddim-coco", "rk45-vp", "ge-celeba-5")
+    ]
+    for module, name in ((zoo, "load"), (images, "load"), (images, "captions"), (inception, "weights_file")):
+        monkeypatch.setattr(module, name, missing(f"no {name}"))
+    networks = ["ddim-celeba64", "ddpm-church", "ddpm-cifar10", "score-sde-vp", "stable-diffusion"]
+    sets = ["CelebA", "LSUN church_outdoor", "COCO"]
+    expected = [*(f"no load {one}" for one in [*networks, *sets]), "no captions 1", "no weights_file"]
+    assert sorted(preflight.wrong_networks(chosen)) == sorted(expected)
+    assert preflight.wrong_networks([cell()]) == []

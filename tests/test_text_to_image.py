@@ -163,6 +163,8 @@ def test_the_check_works_on_latents(model):
         ({"schedule": {"name": "linear"}}, "tiny: its scheduler has another schedule than linear"),
         ({"config": CONFIG | {"layers_per_block": 2}}, "layers_per_block is 1, the record of tiny declares 2"),
         ({"sha256": "0" * 64, "revision": COMMIT, "unpinned": ""}, "has SHA-256 .*, the record of tiny declares 0000"),
+        ({"parts": {"text_encoder": "1" * 64}}, r"model\.safetensors has SHA-256 .*, the record of tiny declares 1111"),
+        ({"parts": {"autoencoder": "2" * 64}}, "vae/.* has SHA-256 .*, the record of tiny declares 2222"),
     ],
 )
 def test_a_hub_that_is_not_the_record(hub, tmp_path, given, message):

@@ -165,6 +165,13 @@ def test_missing_and_stale_cells_are_run_and_a_failed_one_keeps_its_notebook(clo
     assert "0.2001" in path.read_text()
 
 
+def test_a_users_mistake_in_a_notebook_is_one_line_and_leaves_nothing(clone):
+    save_notebook(clone, PARAMETERS, "from fewstep.errors import NotAtHandError\nraise NotAtHandError('put it there')")
+    code, out, _ = run(clone, "digits", "toy", "ddim", "--log", "log.ipynb", script="run_cell.py")
+    assert code == 1 and out.splitlines()[-1] == "| put it there" and "Traceback" not in out
+    assert not list(clone.glob("*.ipynb"))
+
+
 def test_a_notebook_that_records_nothing_has_failed(clone):
     save_notebook(clone, PARAMETERS, "pass")
     code, out, _ = run(clone, "digits", "toy", "ddim", "--log", "log.ipynb", script="run_cell.py")

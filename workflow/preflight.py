@@ -2,7 +2,7 @@
 
 :func:`look_ahead` compares the parameters of every cell with its notebook, the weights with their manifest and the data
 with what the package reads, and estimates disk, memory and time. What it finds wrong are lines, one per problem; the
-rest is a table. It writes nothing, and executes nothing of a profile or a notebook.
+rest is a table. It writes nothing but what it fetches, and executes nothing of a profile or a notebook.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def wrong_data(cells: Iterable[results.Cell]) -> list[str]:
 def wrong_networks(cells: Iterable[results.Cell]) -> list[str]:
     """Which of the papers' networks, their data sets and Inception are not at hand, a line for each.
 
-    What the hub or torch-fidelity's releases have is fetched by the first cell.
+    What the hub or torch-fidelity's releases have is fetched here, once: the jobs of a cell would all ask for it.
     """
     names = _named(cells, "network")
     if not names:
@@ -100,12 +100,9 @@ def wrong_networks(cells: Iterable[results.Cell]) -> list[str]:
     from fewstep.models import zoo
 
     known = zoo.records()
-    tries: list[Callable[[], object]] = []
-    if os.environ.get(inception.VARIABLE):
+    tries: list[Callable[[], object]] = [functools.partial(zoo.load, name) for name in names]
+    if any(cell.experiment == "fid" for cell in cells):
         tries.append(inception.weights_file)
-    for name in names:
-        if isinstance(known[name].source, zoo.LocalFile):
-            tries.append(functools.partial(zoo.load, name))
     fid = {known[name].preprocessing for name in _named((c for c in cells if c.experiment == "fid"), "network")}
     tries += [functools.partial(images.load, how) for how in fid if how.dataset != "CIFAR-10"]
     tries += [lambda: images.captions(1)] if any(how.dataset == "COCO" for how in fid) else []

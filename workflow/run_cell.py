@@ -54,6 +54,10 @@ compute again; and a parent that ends while the kernel starts it misses where or
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
+USERS = ("UserError", "NotAtHandError", "NoSuchFileError", "UnfinishedError")
+"""Errors of the package that say in one line what is wrong and what would be right."""
+
+
 def die_with_parent() -> None:
     """Ends this process when the one that started it ends, however that ends (``kill -9`` too).
 
@@ -137,8 +141,8 @@ def run(
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    for mistake in schema.mistakes([cell]):  # papermill only warns of a parameter that the notebook does not have
-        raise UserError(mistake)
+    for wrong in schema.mistakes([cell]):  # papermill only warns of a parameter that the notebook does not have
+        raise UserError(wrong)
     # By the code as it is now: shards of other code are never merged with these.
     scratch = work.resolve() / cell.scratch().relative_to(BUILD)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +166,7 @@ def run(
         "scratch": str(scratch),
         "part": [part[0] - 1, part[1]] if part else None,
     }
-    failure = None
+    failure = mistake = None
     before = _stamp(cell.path(out))
     execute = functools.partial(
         papermill.execute_notebook,
@@ -184,12 +188,17 @@ def run(
                 raise
             execute()
     except PapermillExecutionError as error:
+        mistake = error.evalue if error.ename in USERS else None
         lines = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip().splitlines()
         failure = "\n".join(lines[-8:])
     except Exception as error:  # the kernel died, the disk is full: whatever it is, the other cells go on
         failure = f"{type(error).__name__}: {error}"
     if failure is None and part is None and _stamp(cell.path(out)) == before:
         failure = f"the notebook wrote no record; it must use results.recording(**{HANDED_IN})"
+    if mistake:  # the notebook has nothing to add
+        kept.unlink(missing_ok=True)
+        print_failure(name_of(cell, part), mistake)
+        return False
     if failure is not None:
         where = os.path.relpath(kept, ROOT)
         print_failure(name_of(cell, part), f"{failure}\nthe notebook, with its outputs: {where}")

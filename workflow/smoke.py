@@ -111,7 +111,7 @@ def networks(place: Path) -> None:
             converted = convert.convert(original, small.source.layout, folder / small.source.file)
             original.unlink()
             own["config"] = converted.config
-        own |= {"sha256": None, "unpinned": "random weights"}
+        own |= {"sha256": None, "unpinned": "random weights", "parts": {}}
     (place / "data" / "models.yml").write_text(yaml.safe_dump({"models": declared}), "utf-8")
 
 

@@ -25,7 +25,8 @@ from typing import Any, ClassVar
 import record_tables as tables
 from docutils import nodes
 from docutils.parsers.rst import directives
-from records import _Directive
+from record_tables import Row
+from records import _Directive, rows_of
 from sphinx.application import Sphinx
 
 from fewstep import reported, results
@@ -51,6 +52,27 @@ class _Reported(_Directive):
             self.records(reported.PROFILE, experiment)
         return super().run()
 
+    def number(self, row: Row) -> list[nodes.Node]:
+        """A measurement, struck if it is stale."""
+        text = tables.shown(row, 3)
+        return [nodes.inline("", text, classes=["stale"])] if row["stale"] else [nodes.Text(text)]
+
+    def to_be_run(self, target: reported.Target) -> list[nodes.Node]:
+        """Which command makes a number that is not there, and what that takes."""
+        hours = reported.gpu_hours(target, self.root)
+        text = f", about {hours:.2g} GPU-hours" if hours >= 1 else f", about {60 * hours:.2g} GPU-minutes"
+        return [nodes.Text("not run yet: "), nodes.literal(text=command(target.cell)), nodes.Text(text)]
+
+    def behind(self, targets: list[reported.Target]) -> list[nodes.Node]:
+        """Where the measurements of a table come from, a line for each experiment."""
+        found: list[nodes.Node] = []
+        for experiment in reported.METRICS:
+            paths = [t.cell.path(self.root / "data" / "results") for t in targets if t.cell.experiment == experiment]
+            records = [results.read(path) for path in dict.fromkeys(paths) if path.exists()]
+            if records:
+                found += self.origins(records, rows_of(records, self.root))
+        return found
+
 
 class ReproducedDirective(_Reported):
     """One table of a paper."""
@@ -73,7 +95,9 @@ class ReproducedDirective(_Reported):
             return [nodes.paragraph(text=f"{len(found)} rows, not reproduced: {'; '.join(reasons)}.")]
         # A data set with several networks: where each has its own, its name says enough.
         by_model = len({(n.row["dataset"], n.row["model"]) for n in found}) > len({n.row["dataset"] for n in found})
-        top = ["data", *(["network"] if by_model else []), "sampler", "calls", "reported", "ours", "difference"]
+        made = [reported.ours(target, self.root) for number in found for target in number.targets]
+        top = ["data", *(["network"] if by_model else []), "sampler", "calls", "reported", "ours"]
+        top += ["difference", "ratio", "verdict"] if any(made) else []
         content = []
         notes: dict[str, str] = {}
         for number in found:
@@ -89,28 +113,26 @@ class ReproducedDirective(_Reported):
                 line: list[list[nodes.Node]] = [[nodes.Text(row["dataset"])]]
                 line += [[nodes.Text(row["model"])]] if by_model else []
                 line += [sampler, [nodes.Text(calls)], [nodes.Text(value)]]
-                content.append([*line, *self.measured(number, target)])
+                line += self.measured(number, target)
+                content.append(line + [[] for _ in top[len(line) :]])
                 if target is not None and target.differs:
                     notes[f"{target.cell.experiment}/{target.cell.name}"] = target.differs
         caption = f"{found[0].row['paper']}, {wanted}: {', '.join(metrics)}"
         table = tables.build_table(caption, top, content, 2 + by_model)
         table["classes"] = ["reported", "reproduced"]
-        return [table, *differences(notes)]
+        behind = self.behind([target for number in found for target in number.targets])
+        return [table, *behind, *differences(notes)]
 
     def measured(self, number: reported.Number, target: reported.Target | None) -> list[list[nodes.Node]]:
-        """Our number and the difference, or what stands in their place."""
+        """Our number beside the reported one, or what stands in their place."""
         if target is None:
-            return [[nodes.Text(f"left out: {number.reason}")], [nodes.Text("–")]]
+            return [[nodes.Text(f"left out: {number.reason}")]]
         row = reported.ours(target, self.root)
         if row is None:
-            hours = reported.gpu_hours(target, self.root)
-            text = f", about {hours:.2g} GPU-hours" if hours >= 1 else f", about {60 * hours:.2g} GPU-minutes"
-            return [[nodes.Text("not run yet: "), nodes.literal(text=command(target.cell)), nodes.Text(text)], []]
-        off = row["value"] - float(number.row["value"])
-        value: list[nodes.Node] = [nodes.Text(tables.shown(row, 3))]
-        if row["stale"]:
-            value = [nodes.inline("", tables.shown(row, 3), classes=["stale"]), nodes.Text(f" (stale: {row['stale']})")]
-        return [value, [nodes.Text(f"{off:+.2f}".replace("-", "−"))]]
+            return [self.to_be_run(target)]
+        theirs = float(number.row["value"])
+        texts = [f"{row['value'] - theirs:+.2f}".replace("-", "−"), f"{row['value'] / theirs:.3g}"]
+        return [self.number(row), *([nodes.Text(text)] for text in (*texts, reported.verdict(number, row)))]
 
 
 def differences(notes: dict[str, str]) -> list[nodes.Node]:
@@ -131,13 +153,25 @@ def differences(notes: dict[str, str]) -> list[nodes.Node]:
 
 
 class LeftOutDirective(_Reported):
-    """The tables of which no row is at hand."""
+    """The tables of which no row is at hand, and what their cells measure."""
 
     def content_nodes(self) -> list[nodes.Node]:
-        found = nodes.bullet_list()
-        for text in reported.coverage(self.root).not_at_hand:
-            found += nodes.list_item("", nodes.paragraph(text=f"{text}."))
-        return [found]
+        found: list[nodes.Node] = []
+        for entry, targets in reported.unreported(self.root):
+            if not targets:
+                found.append(nodes.paragraph(text=f"{entry.table}: {entry.reason}."))
+                continue
+            content = [self.line(target) for target in targets]
+            table = tables.build_table(entry.table, ["sampler", "grid", "network", "calls", "ours"], content, 3)
+            table["classes"] = ["reported", "reproduced"]
+            found += [table, *self.behind(targets)]
+        return found
+
+    def line(self, target: reported.Target) -> list[list[nodes.Node]]:
+        given = target.cell.parameters
+        row = reported.ours(target, self.root)
+        texts = [tables.label("solver", given["solver"]), given["grid"], given["network"], str(target.budget)]
+        return [*([nodes.Text(text)] for text in texts), self.to_be_run(target) if row is None else self.number(row)]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

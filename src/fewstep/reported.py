@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from . import cost, results
 from .errors import UserError, unknown
@@ -23,6 +23,7 @@ __all__ = [
     "METRICS",
     "Coverage",
     "LeftOut",
+    "NotAtHand",
     "Number",
     "Reproduced",
     "Rows",
@@ -34,6 +35,8 @@ __all__ = [
     "ours",
     "read",
     "rows",
+    "unreported",
+    "verdict",
 ]
 
 PROFILE = "paper"
@@ -41,6 +44,8 @@ METRICS = {"fid": "fid", "bits": "bits_per_dimension"}
 """What the experiments of the profile measure."""
 DIVERGENCE = 3
 """Forward passes that a call with Hutchinson's estimate of the divergence costs."""
+AGREES = 0.05
+"""Largest relative difference of numbers that agree: other ports of Inception and references move FID by percents."""
 GUIDED = 2
 """Forward passes of a call under classifier-free guidance."""
 DECODER = "stable-diffusion-decoder"
@@ -74,12 +79,26 @@ class LeftOut(_Strict):
     reason: str
 
 
+class NotAtHand(_Strict):
+    """A table of which ``data/reported`` has no row, the cells that measure what it compares, or why there are none."""
+
+    table: str
+    cells: list[str]
+    reason: str = ""
+
+    @model_validator(mode="after")
+    def _either(self) -> NotAtHand:
+        if bool(self.cells) == bool(self.reason):
+            raise ValueError(f"{self.table}: cells or a reason are needed, not both")
+        return self
+
+
 class Coverage(_Strict):
     """The content of ``data/reported/reproduced.yml``; cells by ``experiment/name``."""
 
     cells: dict[str, Reproduced]
     left_out: list[LeftOut]
-    not_at_hand: list[str]
+    not_at_hand: list[NotAtHand]
 
 
 class Target(NamedTuple):
@@ -189,7 +208,10 @@ def numbers(root: Path = ROOT) -> list[Number]:
                 targets.setdefault((chosen.file, line), []).append(Target(cells[name], calls, one.differs))
         if wanted != known:
             raise UserError(f"{name} measures at {_some(known)} calls, its rows are at {_some(wanted)}")
-    for name in cells.keys() - given.cells.keys():
+    without_rows = {name for table in given.not_at_hand for name in table.cells}
+    for name in without_rows - cells.keys():
+        raise unknown(f"cell of profile {PROFILE}", name, cells)
+    for name in cells.keys() - given.cells.keys() - without_rows:
         raise UserError(f"data/reported/reproduced.yml does not say which rows {name} reproduces")
     reasons: dict[tuple[str, int], str] = {}
     for left in given.left_out:
@@ -203,6 +225,24 @@ def numbers(root: Path = ROOT) -> list[Number]:
                 what = "a cell and a reason" if place in targets else "no cell and no reason"
                 raise UserError(f"{file}: row {line + 1}, {row['table']}, {row['sampler']} at {row['nfe']}, has {what}")
             found.append(Number(file, line, row, targets.get(place, []), reasons.get(place, "")))
+    return found
+
+
+def unreported(root: Path = ROOT) -> list[tuple[NotAtHand, list[Target]]]:
+    """The tables of which no row is at hand, with what their cells measure, in the order of the plan.
+
+    Raises:
+        UserError: if a cell does not exist.
+    """
+    cells = {f"{cell.experiment}/{cell.name}": cell for cell in results.cells(PROFILE, root=root)}
+    found = []
+    for table in coverage(root).not_at_hand:
+        for name in table.cells:
+            if name not in cells:
+                raise unknown(f"cell of profile {PROFILE}", name, cells)
+        chosen = [cells[name] for name in table.cells]
+        calls = [(cell, budget) for cell in chosen for budget in sorted(budgets(cell), key=lambda one: one or 0)]
+        found.append((table, [Target(cell, budget, "") for cell, budget in calls]))
     return found
 
 
@@ -222,6 +262,19 @@ def ours(target: Target, root: Path = ROOT) -> dict[str, Any] | None:
     found = results.table([record], metric=METRICS[target.cell.experiment])
     row = next((row for row in found if target.budget is None or row["budget"] == target.budget), None)
     return None if row is None else {**row, "stale": results.why_stale(record, root)}
+
+
+def verdict(number: Number, row: dict[str, Any]) -> str:
+    """``agrees``, ``higher`` or ``lower``: a measurement, as :func:`ours` gives it, beside the reported number.
+
+    They agree if they differ by at most :data:`AGREES`, or if their intervals meet; the reported one is ± two of its
+    standard deviations.
+    """
+    theirs, spread = float(number.row["value"]), 2 * float(number.row["std"] or 0)
+    low, high = (row["value"] if row[end] is None else row[end] for end in ("low", "high"))
+    if abs(row["value"] - theirs) <= AGREES * abs(theirs) or (low <= theirs + spread and high >= theirs - spread):
+        return "agrees"
+    return "higher" if row["value"] > theirs else "lower"
 
 
 # --- what it takes -------------------------------------------------------------------------------------------------

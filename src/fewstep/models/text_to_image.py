@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .checkpoints import sha256
-from .zoo import Hub, PaperModel, Record, compare, download, hashed, weights_file
+from .zoo import Hub, PaperModel, Record, compare, download, first_line, hashed, weights_file
 
 __all__ = ["TextToImage", "Texts", "from_hub"]
 
@@ -112,9 +111,12 @@ def from_hub(name: str, record: Record, source: Hub, endpoint: str | None = None
     files = {file: download(name, source, file, endpoint) for file in FILES}
     folder = files["model_index.json"].parent
     provenance = {"hub": source.hub, "revision": folder.name}
-    provenance["sha256"] = hashed(name, record, weights_file(name, source, "unet/", endpoint))
-    provenance["text_encoder"] = sha256(files["text_encoder/model.safetensors"])
-    provenance["autoencoder"] = sha256(weights_file(name, source, "vae/", endpoint))
+    for part, declared, path in (
+        ("sha256", record.sha256, weights_file(name, source, "unet/", endpoint)),
+        ("text_encoder", record.parts.get("text_encoder"), files["text_encoder/model.safetensors"]),
+        ("autoencoder", record.parts.get("autoencoder"), weights_file(name, source, "vae/", endpoint)),
+    ):
+        provenance[part] = hashed(name, declared, path)
     config = files["unet/config.json"]
     try:
         compare(name, record, json.loads(config.read_text("utf-8")), config)
@@ -128,6 +130,5 @@ def from_hub(name: str, record: Record, source: Hub, endpoint: str | None = None
     except UserError:
         raise
     except Exception as error:  # as of a network alone
-        what = str(error).strip().splitlines()[0]
-        raise UserError(f"{folder} is no pipeline of diffusers: {what}; delete the folder") from None
+        raise UserError(f"{folder} is no pipeline of diffusers: {first_line(error)}; delete the folder") from None
     return TextToImage(pipeline, record, provenance)

@@ -172,6 +172,7 @@ class Record(_Strict):
     source: Hub | LocalFile
     sha256: str | None = Field(pattern="^[0-9a-f]{64}$", description="of the weights; null if not known")
     unpinned: str = Field(default="", description="why the revision or the SHA-256 is null")
+    parts: dict[Literal["text_encoder", "autoencoder"], str] = Field(default={}, description="SHA-256 of other weights")
     architecture: str
     config: dict[str, Any]
     shape: tuple[int, int, int]
@@ -354,16 +355,21 @@ def compare(name: str, record: Record, config: dict[str, Any], where: Path) -> N
             raise UserError(f"{where}: {key} is {config[key]}, the record of {name} declares {declared}")
 
 
-def hashed(name: str, record: Record, path: Path) -> str:
+def hashed(name: str, declared: str | None, path: Path) -> str:
     """The SHA-256 of weights.
 
     Raises:
         UserError: if another one is declared.
     """
     found = sha256(path)
-    if record.sha256 not in (None, found):
-        raise UserError(f"{path} has SHA-256 {found}, the record of {name} declares {record.sha256}; delete it")
+    if declared not in (None, found):
+        raise UserError(f"{path} has SHA-256 {found}, the record of {name} declares {declared}; delete it")
     return found
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def read_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -395,7 +401,7 @@ def _from_file(name: str, record: Record, source: LocalFile) -> Loaded:
     if not path.is_file():
         make = f"fewstep convert CHECKPOINT --layout {source.layout} --out {path}"
         raise UserError(f"the weights of {name} are not at hand: get {source.original}, then {make}")
-    digest = hashed(name, record, path)
+    digest = hashed(name, record.sha256, path)
     network, facts = read_network(path)
     if facts["architecture"] != record.architecture:
         raise UserError(
@@ -410,7 +416,7 @@ def _from_hub(name: str, record: Record, source: Hub, endpoint: str | None) -> L
     from diffusers import UNet2DModel
 
     config, weights = download(name, source, "config.json", endpoint), weights_file(name, source, "", endpoint)
-    digest = hashed(name, record, weights)
+    digest = hashed(name, record.sha256, weights)
     try:
         compare(name, record, json.loads(config.read_text("utf-8")), config)
         safe = weights.suffix == ".safetensors"  # else it is read with torch.load(weights_only=True)
@@ -418,7 +424,7 @@ def _from_hub(name: str, record: Record, source: Hub, endpoint: str | None) -> L
     except UserError:
         raise
     except Exception as error:  # diffusers raises OSError, ValueError, RuntimeError and others, over many lines
-        what = str(error).strip().splitlines()[0]
+        what = first_line(error)
         raise UserError(f"{weights.parent} is not a network of diffusers: {what}; delete the folder") from None
     # A snapshot's folder is named by its commit, whether the record pins one or not.
     return network, record, {"hub": source.hub, "revision": weights.parent.name, "sha256": digest}
@@ -466,8 +472,7 @@ def download(name: str, source: Hub, file: str, endpoint: str | None) -> Path:
         advice = f"{file} of {name} is not in {HUB_CACHE} and {page} cannot be reached; run it once with a network"
         raise NoSuchFileError(advice) from None
     except Exception as error:  # of its HTTP client and the file system, each by its own name
-        what = (str(error).strip() or type(error).__name__).splitlines()[0]
-        advice = f"cannot fetch {file} of {name} from {page}: {what}; the same command goes on from there"
+        advice = f"cannot fetch {file} of {name} from {page}: {first_line(error)}; the same command goes on from there"
     else:
         return Path(found)
     raise UserError(advice)
