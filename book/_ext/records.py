@@ -225,7 +225,7 @@ def provenance(records: list[results.Record], rows: list[Row], root: Path) -> no
 
 
 class ResultRole(SphinxRole, _Records):
-    """One number, with its interval; it links to its experiment among all results, its title says where it is from."""
+    """One number, with its interval; it links to its table among all results, its title says where it is from."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         try:
@@ -235,7 +235,7 @@ class ResultRole(SphinxRole, _Records):
         classes = ["result", "stale"] if row["stale"] else ["result"]
         shown: nodes.TextElement = nodes.inline(self.rawtext, text, classes=classes)
         if page := self.config.records_page:
-            place = nodes.make_id(f"results-{row['profile']}-{row['experiment']}")
+            place = place_of(row["profile"], row["experiment"], row["metric"])
             uri = f"{self.env.app.builder.get_relative_uri(self.env.docname, page)}#{place}"
             title = "; ".join(origin([made], [row], self.root))
             shown = nodes.reference("", "", shown, refuri=uri, reftitle=title, internal=True, classes=["result"])
@@ -487,7 +487,8 @@ class AllResultsDirective(_Table):
                 records = self.records(profile, name)
                 rows = rows_of(records, self.root)
                 for metric in dict.fromkeys(row["metric"] for row in rows):
-                    inner += folded(self.measured(records, [row for row in rows if row["metric"] == metric]))
+                    shown = folded(self.measured(records, [row for row in rows if row["metric"] == metric]))
+                    inner += nodes.container("", *shown, ids=[place_of(profile, name, metric)])
                 if not rows:
                     inner += self.not_run(profile, name)
                 section += inner
@@ -500,14 +501,20 @@ class AllResultsDirective(_Table):
         return section
 
 
+def place_of(profile: str, experiment: str, metric: str) -> str:
+    """The id of a table on the page with all results, to which its numbers link."""
+    return nodes.make_id(f"results-{profile}-{experiment}-{metric}")
+
+
 def folded(found: list[nodes.Node], limit: int = 24) -> list[nodes.Node]:
-    """A table of many rows, folded away under its caption."""
+    """A table of many rows, folded away under its caption; the line on its origin stays in sight."""
     lines = len(list(found[0].findall(nodes.row))) - 1
     if lines <= limit:
         return found
     caption = next(iter(found[0].findall(nodes.title))).astext()
     opening = f"<details class='results'><summary>{html.escape(caption)}: {lines} rows</summary>"
-    return [nodes.raw("", opening, format="html"), *found, nodes.raw("", "</details>", format="html")]
+    table, *rest = found
+    return [nodes.raw("", opening, format="html"), table, nodes.raw("", "</details>", format="html"), *rest]
 
 
 class ReportedDirective(_Table):
