@@ -43,8 +43,8 @@ serve: $(STAMP)  ## show the rendered book on http://localhost:8000 (PORT=...)
 	@[ -f $(SITE)/index.html ] || { echo "nothing is rendered yet: make book" >&2; exit 2; }
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
 
-experiments: $(STAMP)  ## run the experiments of PROFILE whose record is missing or stale (CELL=..., JOBS=..., SHARDS=..., EXECUTOR=slurm, DRY_RUN=1)
-	@$(BIN)/python workflow/run.py experiments "$$PROFILE" $(if $(CELL),--cell="$$CELL") $(RUN_OPTIONS)
+experiments: $(STAMP)  ## run the experiments of PROFILE whose record is missing or stale (CELL=..., FORCE=1: those with a record too, JOBS=..., SHARDS=..., EXECUTOR=slurm, DRY_RUN=1)
+	@$(BIN)/python workflow/run.py experiments "$$PROFILE" $(if $(CELL),--cell="$$CELL") $(if $(FORCE),--force) $(RUN_OPTIONS)
 
 train: $(STAMP)  ## train the networks of PROFILE anew
 	@$(BIN)/python workflow/run.py train "$$PROFILE"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html as entities
 import io
 import json
 import os
@@ -125,6 +126,11 @@ def build(root, page=None, warnings_are_errors=True):
     return (out / "index.html").read_text("utf-8"), status.getvalue(), read
 
 
+def plain(text):
+    """Text with its entities read and its quotes straight."""
+    return re.sub("[‘’]", "'", entities.unescape(text))
+
+
 def table_text(html, kind="results"):
     """The cells of the page's tables, row by row."""
     rows = []
@@ -232,6 +238,7 @@ def test_rows_columns_and_caption_follow_from_what_varies(clone):
     html, _, _ = build(clone, "```{results} digits/toy\n```")
     assert table_text(html)[0] == ["sampler", "NFE 5", "NFE 10"]
     assert "Fréchet distance (digits/toy)" in html
+    assert "make experiments PROFILE=digits CELL=toy FORCE=1" in re.sub(r"<[^>]*>", "", html)  # three records
     html, _, _ = build(
         clone, "```{results} digits/toy\n:filter: nfe=5|10, solver=ddim\n:columns: solver\n:rows: nfe\n```"
     )
@@ -408,6 +415,8 @@ def test_a_figure_is_drawn_from_the_records(clone):
     page, *_ = build(clone, DRAWN)
     text = re.sub(r"<[^>]*>", "", page)
     assert page.count('alt="curves"') == 2 and "Fig. 1" in text and "make experiments PROFILE=digits" in text
+    # The line tells of the two records in the figure, not of the third.
+    assert "make experiments PROFILE=digits CELL='toy/ddim toy/rk4' FORCE=1" in plain(text)
     shown = re.findall(r'class="only-(light|dark)"[^>]* src="([^"]*)"', page)
     assert [theme for theme, _ in shown] == ["light", "dark"]
     pictures = [clone / "_build" / path for _, path in shown]
@@ -456,7 +465,9 @@ def test_a_number_links_to_its_experiment_and_says_where_it_is_from(clone):
     edit(clone / "book/conf.py", "numfig = True", "numfig = True\nrecords_page = 'index'")
     number = "{result}`digits/toy solver=ddim budget=10`"
     page, *_ = build(clone, f"{number}\n\n## All\n\n```{{all-results}}\n```")
-    link = re.search(r'<a class="result[^"]*" href="(?:index.html)?#(results-digits-toy)" title="([^"]*)">', page)
+    link = re.search(
+        r'<a class="result[^"]*" href="(?:index.html)?#(results-digits-toy-frechet-distance)" title="([^"]*)">', page
+    )
     assert link and f'id="{link[1]}"' in page
     for part in (
         "a processor",
@@ -465,6 +476,6 @@ def test_a_number_links_to_its_experiment_and_says_where_it_is_from(clone):
         "samples 1000",
         "2026-01-02",
         "1 s",
-        "make experiments",
+        "make experiments PROFILE=digits CELL=toy/ddim FORCE=1",
     ):
         assert part in link[2]

@@ -19,9 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 import as_markdown  # noqa: E402
+import takeaway  # noqa: E402
 from docutils import nodes  # noqa: E402
 
 BOOK = ROOT / "book"
+ADDRESS = "https://github.com/someone/book"
 SITES = [ROOT / "_build/strict/_build/html", ROOT / "_build/html"]
 PAGES = [path for path in sorted(BOOK.rglob("*.md")) if "```{code-cell}" in path.read_text("utf-8")]
 
@@ -151,12 +153,94 @@ def test_a_notebook_runs_outside_of_the_clone(name, tmp_path):
     assert any("image/png" in output.get("data", {}) for cell in made for output in cell.get("outputs", []))
 
 
+def first_cell(address):
+    """The first cell as a program that finds no package; what only a notebook knows is printed."""
+    source = re.sub(r"^( *)[%!](.*)$", r'\1print(f"\2")', as_markdown.install(address), flags=re.MULTILINE)
+    return "import importlib.util as u; u.find_spec = lambda name: None\n" + source
+
+
+def test_the_first_cell_fetches_a_clone_where_there_is_none(tmp_path):
+    script = first_cell(ADDRESS)
+    run = {"capture_output": True, "text": True, "check": True}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, **run)
+    clone = tmp_path / "fewstep-book"
+    cloning, installing = done.stdout.splitlines()
+    assert cloning == f"git clone --quiet --depth 1 {ADDRESS} {clone}"
+    assert installing == f"pip install --quiet --editable {clone}"
+    inside = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "book", **run)
+    assert inside.stdout.splitlines() == [f"pip install --quiet --editable {ROOT}"]
+
+
+def test_the_text_above_the_first_cell_has_the_address_if_there_is_one():
+    assert ADDRESS in as_markdown.note("Title", ADDRESS)
+    text = as_markdown.note("Title", "")
+    assert "inside a clone" in text and "://" not in text
+
+
+def options(url, **more):
+    return SimpleNamespace(
+        html_theme_options={"repository_url": url, "repository_branch": "main", "path_to_docs": "book", **more},
+        takeaway_site_branch="gh-pages",
+    )
+
+
+def test_a_page_offers_binder_and_colab_where_the_repository_has_an_address():
+    found = takeaway.launchers("chapters/deis", "chapters/deis.md", options(f"{ADDRESS}.git"))
+    assert found == {
+        "Binder": "https://mybinder.org/v2/gh/someone/book/main?urlpath=lab/tree/book/chapters/deis.md",
+        "Colab": "https://colab.research.google.com/github/someone/book/blob/gh-pages/_sources/chapters/deis.ipynb",
+    }
+    assert takeaway.launchers("chapters/deis", "chapters/deis.md", options("")) == {}
+    elsewhere = takeaway.launchers("index", "index.md", options("https://git.example.org/someone/book"))
+    assert elsewhere["Binder"].startswith(
+        "https://mybinder.org/v2/git/https%3A%2F%2Fgit.example.org%2Fsomeone%2Fbook/main?"
+    )
+    assert list(elsewhere) == ["Binder"]  # Colab knows GitHub only
+
+
+@pytest.mark.parametrize("url", ["", ADDRESS])
+def test_a_built_page_has_the_buttons_and_what_they_point_to(url, tmp_path):
+    """A page built with the book's theme, without a warning; what Binder and Colab open is there."""
+    conf = f"""
+import sys
+sys.path.insert(0, {str(BOOK / "_ext")!r})
+extensions = ["myst_nb", "sphinx_book_theme", "takeaway"]
+html_theme = "sphinx_book_theme"
+html_theme_options = {options(url).html_theme_options!r}
+nb_execution_mode = "off"
+suppress_warnings = ["myst-nb.lexer"]  # known from the kernel only
+"""
+    source = tmp_path / "book"
+    (source / "chapters").mkdir(parents=True)
+    (source / "conf.py").write_text(conf, "utf-8")
+    (source / "index.md").write_text("# Book\n\n```{toctree}\nchapters/one\n```\n\n```{cite-this}\n```\n", "utf-8")
+    head = "---\nkernelspec: {name: python3, display_name: Python 3}\nfile_format: mystnb\n---\n"
+    (source / "chapters/one.md").write_text(f"{head}\n# One\n\n```{{code-cell}} ipython3\n1 + 1\n```\n", "utf-8")
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(source), str(site)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    page, plain = ((site / name).read_text("utf-8") for name in ("chapters/one.html", "index.html"))
+    links = re.findall(r'href="(https://(?:mybinder|colab)[^"]*)"', page)
+    assert not re.findall("mybinder|colab", plain) and (
+        ("url" in (cite := plain[plain.index("@software") :])) == bool(url)
+    )
+    assert cite and "someone/book" in plain if url else "someone/book" not in plain
+    first = nbformat.read(site / "_sources/chapters/one.ipynb", as_version=4).cells[1].source
+    assert ("git clone --quiet" in first) == bool(url)
+    if not url:
+        assert not links
+        return
+    binder, colab = links
+    assert (source.parent / binder.partition("lab/tree/")[2]).is_file()
+    assert (site / colab.partition("/blob/gh-pages/")[2]).is_file()
+
+
 def test_the_first_cell_says_what_is_needed(tmp_path):
-    """Outside of a clone, where there is no package: one line that says what would be right."""
-    source = as_markdown.INSTALL.replace("    %pip install --quiet --editable {clone}\n", "")
-    script = "import importlib.util as u; u.find_spec = lambda name: None\n" + source
+    """Outside of a clone, where there is no package and no address: one line that says what would be right."""
+    script = first_cell("")
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "run this notebook inside a clone" in done.stderr.splitlines()[-1]
+    assert "`git clone` the book's repository and open this notebook in it" in done.stderr.splitlines()[-1]
     inside = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "book", capture_output=True, check=False)
     assert inside.returncode == 0
 

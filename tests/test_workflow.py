@@ -172,6 +172,32 @@ def test_a_users_mistake_in_a_notebook_is_one_line_and_leaves_nothing(clone):
     assert not list(clone.glob("*.ipynb"))
 
 
+def test_a_fresh_record_is_made_anew_only_when_that_is_asked_for(clone):
+    edit(clone / "workflow/experiments.yml", ", fail: true", "")
+    assert run(clone, "experiments", "digits")[0] == 0
+    made = records(clone)
+    code, out, err = run(clone, "experiments", "digits", "--cell", "toy/ddim", "--force")
+    assert code == 0 and "1 of 1 cells to run" in out, err
+    again = records(clone)
+    assert again["deis"] == made["deis"] and again["ddim"] != made["ddim"]
+    numbers = [json.loads(text["ddim"])["measurements"] for text in (made, again)]
+    assert numbers[0] == numbers[1] and not (clone / "_build/again").joinpath("digits").exists()
+
+    # The name of an experiment means all its cells; where one fails, the records stay as they were.
+    edit(clone / "workflow/experiments.yml", "solver: deis-tab1", "solver: deis-tab1, fail: true")
+    code, out, err = run(clone, "experiments", "digits", "--cell", "toy", "--force")
+    assert code == 1 and "2 of 2 cells to run" in out and "failed digits/toy/deis" in err, err
+    assert records(clone) == again
+
+
+def test_several_cells_are_named_in_one_text(clone):
+    edit(clone / "workflow/experiments.yml", ", fail: true", "")
+    code, _, err = run(clone, "experiments", "digits", "--cell", "toy/ddim toy/deis", "--dry-run")
+    assert code == 0 and not records(clone), err
+    code, _, err = run(clone, "experiments", "digits", "--cell", "tory", "--force")
+    assert code == 2 and "unknown cell of profile digits 'tory'" in err and err.count("\n") == 1
+
+
 def test_a_notebook_that_records_nothing_has_failed(clone):
     save_notebook(clone, PARAMETERS, "pass")
     code, out, _ = run(clone, "digits", "toy", "ddim", "--log", "log.ipynb", script="run_cell.py")

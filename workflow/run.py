@@ -1,7 +1,8 @@
 """What `make` calls to run experiments.
 
     python workflow/run.py experiments PROFILE    run the cells whose record is missing or stale
-                       ... PROFILE --cell NAME    only this one, EXPERIMENT/CELL; may be repeated
+                       ... PROFILE --cell NAME    only this one, EXPERIMENT/CELL, or all of EXPERIMENT; may be repeated
+                       ... PROFILE --force        also those whose record is as it should be
     python workflow/run.py check PROFILE          run every cell into a scratch folder, compare the numbers
     python workflow/run.py train PROFILE          run the notebook that trains the profile's networks
 
@@ -146,6 +147,45 @@ def experiments(
     return 0
 
 
+def again(
+    profile: str,
+    *,
+    executor: str = "local",
+    jobs: int | None = None,
+    shards: int | None = None,
+    dry_run: bool = False,
+    only: Collection[str] = (),
+) -> int:
+    """Runs cells whatever records they have, and replaces the records when all are made anew. Returns the exit code.
+
+    Until then the old ones stay, and a run that was killed or failed goes on with what is missing.
+
+    The arguments are those of :func:`experiments`.
+    """
+    scratch = BUILD / "again" / profile
+    out = scratch / "results"
+    failed = experiments(
+        profile, executor=executor, jobs=jobs, shards=shards, out=out, work=scratch, dry_run=dry_run, only=only
+    )
+    if failed or dry_run:
+        return failed
+    for cell in results.cells(profile, only=only):
+        record = cell.path(results.RESULTS)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(cell.path(out), record)
+    shutil.rmtree(scratch)
+    return 0
+
+
+def named(profile: str, texts: Iterable[str]) -> list[str]:
+    """The cells that are asked for, in texts of one name or several; an experiment's name stands for its cells."""
+    names = list(dict.fromkeys(name for text in texts for name in text.split()))
+    known: dict[str, list[str]] = {}
+    for cell in results.cells(profile) if names else []:
+        known.setdefault(cell.experiment, []).append(f"{cell.experiment}/{cell.name}")
+    return [cell for name in names for cell in known.get(name, [name])]
+
+
 def tidy(profile: str, stale: Iterable[results.Cell], work: Path) -> None:
     """Removes what only a cell in progress needs, for cells that have their record: a kill came just after it."""
     missing = {(cell.experiment, cell.name) for cell in stale}
@@ -263,7 +303,8 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=text)
         command.add_argument("profile", help="a profile of workflow/experiments.yml")
         if name == "experiments":
-            command.add_argument("--cell", action="append", default=[], help="only this one, EXPERIMENT/CELL")
+            command.add_argument("--cell", action="append", default=[], help="only EXPERIMENT/CELL, or EXPERIMENT")
+            command.add_argument("--force", action="store_true", help="measure anew what has a record, too")
         if name != "train":
             command.add_argument("--executor", default="local", help="a folder of workflow/profiles (default local)")
             command.add_argument("--jobs", type=_positive, help="jobs at a time (default: all cores; 100 on a cluster)")
@@ -278,8 +319,14 @@ def main(arguments: list[str] | None = None) -> int:
         how = {name: getattr(options, name) for name in ("executor", "jobs", "shards", "dry_run")}
         if options.command == "experiments":
             if options.profile == smoke.PROFILE:
+                if options.force:
+                    raise UserError(
+                        f"profile {smoke.PROFILE} keeps no records and runs anew each time; without FORCE=1"
+                    )
                 return smoke.run(options.cell, jobs=options.jobs, dry_run=options.dry_run)
-            how["only"] = options.cell
+            how["only"] = named(options.profile, options.cell)
+            if options.force:
+                return again(options.profile, **how)
         return {"experiments": experiments, "check": check}[options.command](options.profile, **how)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ from typing import Any
 from docutils import nodes
 
 INSTALL = """\
-# Installs the package from the clone that this notebook lies in; nothing is done where it is installed.
+# Installs the package from the clone that this notebook lies in{or_fetched}; nothing is done where it is installed.
 import importlib.util
 import sys
 from pathlib import Path
@@ -22,13 +22,43 @@ from pathlib import Path
 if importlib.util.find_spec("fewstep") is None:
     clone = next((p for p in (Path.cwd(), *Path.cwd().parents) if (p / "src" / "fewstep").is_dir()), None)
     if clone is None:
-        raise ModuleNotFoundError("no fewstep here: run this notebook inside a clone of its repository")
-    %pip install --quiet --editable {clone}
+{outside}
+    %pip install --quiet --editable {{clone}}
     sys.path.append(str(clone / "src"))  # pip's own entry is read when Python starts"""
 
+# The package finds records and weights in the clone that it is installed from, so a clone is needed, not a wheel.
+FETCH = """\
+        clone = Path.cwd() / "fewstep-book"
+        if not clone.exists():
+            !git clone --quiet --depth 1 {address} {{clone}}"""
+
+REFUSE = """\
+        raise ModuleNotFoundError("no fewstep here: `git clone` the book's repository and open this notebook in it")"""
+
 NOTE = """\
-*This is the page "{title}" as a notebook. It runs anywhere inside a clone of the repository. Elsewhere (Colab, another
-folder) fetch a clone first, `git clone ADDRESS`, and go there with `%cd`.*"""
+*This is the page "{title}" as a notebook. {where}*"""
+
+
+def install(address: str) -> str:
+    """The first cell of a notebook: installs the package.
+
+    Args:
+        address: of the public repository; empty where there is none yet.
+    """
+    if address:
+        return INSTALL.format(or_fetched=", or from a fresh one", outside=FETCH.format(address=address))
+    return INSTALL.format(or_fetched="", outside=REFUSE)
+
+
+def note(title: str, address: str) -> str:
+    """What stands above the first cell."""
+    if address:
+        where = f"It runs anywhere: outside of a clone its first cell fetches one from <{address}>."
+    else:
+        where = (
+            "It runs anywhere inside a clone of the repository; elsewhere (Colab, another folder) get a clone first."
+        )
+    return NOTE.format(title=title, where=where)
 
 
 def has_code(doctree: nodes.document) -> bool:
@@ -40,13 +70,13 @@ def is_cell(node: nodes.Node) -> bool:
     return isinstance(node, nodes.Element) and node.get("nb_element") == "cell_code"
 
 
-def notebook(doctree: nodes.document, docname: str, env: Any) -> str:
-    """The page as the text of an ``.ipynb`` file."""
+def notebook(doctree: nodes.document, docname: str, env: Any, address: str = "") -> str:
+    """The page as the text of an ``.ipynb`` file; its first cell needs the repository's address."""
     writer = _Writer(docname, env)
     writer.block(doctree)
     writer.end_cell()
     title = env.titles[docname].astext()
-    cells = [_cell("markdown", NOTE.format(title=title), {}), _cell("code", INSTALL, {}), *writer.cells]
+    cells = [_cell("markdown", note(title, address), {}), _cell("code", install(address), {}), *writer.cells]
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -57,6 +57,7 @@ import hashlib
 import html
 import json
 import os
+import shlex
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -174,13 +175,23 @@ def address(text: str) -> tuple[str, str, dict[str, list[str]]]:
 
 
 def command(profile: str, experiment: str | None, root: Path) -> str:
-    """What runs an experiment, or all of a profile."""
+    """What runs an experiment that was not run, or all of a profile."""
     plan = results.planned(root).get(profile, {})
     chosen = [plan[experiment]] if experiment in plan else list(plan.values())
     # `make gpu` trains and measures within minutes; the papers' tables take days.
     if profile != reported.PROFILE and chosen and all(found.gpu for found in chosen):
         return "make gpu"
     return f"make {'train' if results.is_training(experiment or '') else 'experiments'} PROFILE={profile}"
+
+
+def command_again(made: list[results.Provenance], root: Path) -> str:
+    """What measures exactly these cells of an experiment anew; of more than two, the whole experiment."""
+    profile, experiment = made[0].profile, made[0].experiment
+    if results.is_training(experiment):
+        return command(profile, experiment, root)
+    names = list(dict.fromkeys(f"{experiment}/{p.cell}" for p in made))
+    wanted = experiment if len(names) > 2 else " ".join(names)
+    return f"make experiments PROFILE={profile} CELL={shlex.quote(wanted)} FORCE=1"
 
 
 def origin(records: list[results.Record], rows: list[Row], root: Path) -> tuple[str, str]:
@@ -204,7 +215,7 @@ def origin(records: list[results.Record], rows: list[Row], root: Path) -> tuple[
         " to ".join(dict.fromkeys([days[0], days[-1]])),
         f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min",
     ]
-    return " · ".join(filter(None, parts)), command(made[0].profile, made[0].experiment, root)
+    return " · ".join(filter(None, parts)), command_again(made, root)
 
 
 def provenance(records: list[results.Record], rows: list[Row], root: Path) -> nodes.paragraph:
@@ -214,7 +225,7 @@ def provenance(records: list[results.Record], rows: list[Row], root: Path) -> no
 
 
 class ResultRole(SphinxRole, _Records):
-    """One number, with its interval; it links to its experiment among all results, its title says where it is from."""
+    """One number, with its interval; it links to its table among all results, its title says where it is from."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         try:
@@ -224,7 +235,7 @@ class ResultRole(SphinxRole, _Records):
         classes = ["result", "stale"] if row["stale"] else ["result"]
         shown: nodes.TextElement = nodes.inline(self.rawtext, text, classes=classes)
         if page := self.config.records_page:
-            place = nodes.make_id(f"results-{row['profile']}-{row['experiment']}")
+            place = place_of(row["profile"], row["experiment"], row["metric"])
             uri = f"{self.env.app.builder.get_relative_uri(self.env.docname, page)}#{place}"
             title = "; ".join(origin([made], [row], self.root))
             shown = nodes.reference("", "", shown, refuri=uri, reftitle=title, internal=True, classes=["result"])
@@ -391,7 +402,8 @@ class PicturesDirective(_Table):
         caption = self.options.get("caption") or f"Samples, profile {profile}"
         table = self.place(tables.build_table(caption, top, content, 1))
         table["classes"].append("pictures")
-        return [table, provenance(records, rows, self.root)]
+        used = {row["cell"] for row in rows}
+        return [table, provenance([r for r in records if r.provenance.cell in used], rows, self.root)]
 
     def picture(self, row: Row) -> nodes.image:
         path = f"_static/{row['profile']}/{row['solver']}-{row['grid']}-{row['budget']}.png"
@@ -422,22 +434,25 @@ class DrawnDirective(_Table):
         for name, texts in tables.parse_filter(self.options.get("arguments", "")).items():
             values = [yaml.safe_load(text) for text in texts]
             arguments[name] = values if len(values) > 1 else values[0]
-        places = (Path(os.path.relpath(path, self.env.srcdir)).as_posix() for path in self.draw(records, arguments))
+        paths, cells = self.draw(records, arguments)
+        used = [record for record in records if record.provenance.cell in cells] or records
+        places = (Path(os.path.relpath(path, self.env.srcdir)).as_posix() for path in paths)
         images = (nodes.image(uri=f"/{place}", alt=self.options["alt"]) for place in places)
         figure = nodes.figure("", *pair(*images), align="center")
         content, _ = self.state.inline_text(self.options["caption"], self.lineno)
         figure += nodes.caption("", "", *content)
         if "name" in self.options:
             self.add_name(figure)
-        return [figure, *self.origins(records, rows_of(records, self.root))]
+        return [figure, *self.origins(used, rows_of(used, self.root))]
 
-    def draw(self, records: list[results.Record], arguments: dict[str, Any]) -> list[Path]:
-        """The picture, light and dark, in files beside the site, from which Sphinx takes them."""
+    def draw(self, records: list[results.Record], arguments: dict[str, Any]) -> tuple[list[Path], set[str]]:
+        """The picture, light and dark, in files beside the site, from which Sphinx takes them; and the cells in it."""
         name = self.options["function"]
         if name not in figures.__all__:
             raise unknown("function of fewstep.figures", name, figures.__all__)
         try:
-            figure = getattr(figures, name)(records, **arguments)
+            with figures.cells_drawn() as cells:
+                figure = getattr(figures, name)(records, **arguments)
         except TypeError as error:
             raise UserError(f"figures.{name}: {error}") from None
         except UserError as error:  # of a function of figures: the records have nothing of the kind
@@ -450,7 +465,7 @@ class DrawnDirective(_Table):
         left = iter(paths)
         dark.in_both(figure, lambda drawn: drawn.savefig(next(left), dpi=160))
         plt.close(figure)
-        return paths
+        return paths, cells
 
 
 class AllResultsDirective(_Table):
@@ -472,7 +487,8 @@ class AllResultsDirective(_Table):
                 records = self.records(profile, name)
                 rows = rows_of(records, self.root)
                 for metric in dict.fromkeys(row["metric"] for row in rows):
-                    inner += folded(self.measured(records, [row for row in rows if row["metric"] == metric]))
+                    shown = folded(self.measured(records, [row for row in rows if row["metric"] == metric]))
+                    inner += nodes.container("", *shown, ids=[place_of(profile, name, metric)])
                 if not rows:
                     inner += self.not_run(profile, name)
                 section += inner
@@ -485,14 +501,20 @@ class AllResultsDirective(_Table):
         return section
 
 
+def place_of(profile: str, experiment: str, metric: str) -> str:
+    """The id of a table on the page with all results, to which its numbers link."""
+    return nodes.make_id(f"results-{profile}-{experiment}-{metric}")
+
+
 def folded(found: list[nodes.Node], limit: int = 24) -> list[nodes.Node]:
-    """A table of many rows, folded away under its caption."""
+    """A table of many rows, folded away under its caption; the line on its origin stays in sight."""
     lines = len(list(found[0].findall(nodes.row))) - 1
     if lines <= limit:
         return found
     caption = next(iter(found[0].findall(nodes.title))).astext()
     opening = f"<details class='results'><summary>{html.escape(caption)}: {lines} rows</summary>"
-    return [nodes.raw("", opening, format="html"), *found, nodes.raw("", "</details>", format="html")]
+    table, *rest = found
+    return [nodes.raw("", opening, format="html"), table, nodes.raw("", "</details>", format="html"), *rest]
 
 
 class ReportedDirective(_Table):

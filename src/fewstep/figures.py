@@ -7,12 +7,16 @@ of solvers, with line style and marker telling the members of a family.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib import rc_params_from_file
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import Normalize, to_rgb
@@ -61,29 +65,8 @@ __all__ = [
     "use_style",
 ]
 
-STYLE: dict[str, Any] = {
-    "figure.figsize": (7.0, 3.0),
-    "figure.dpi": 150,
-    "savefig.dpi": 150,
-    "figure.constrained_layout.use": True,
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9.0,
-    "legend.fontsize": 8.0,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.5,
-    "lines.markersize": 4.5,
-    "image.cmap": "gray",
-    "axes.prop_cycle": plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]),
-    "svg.hashsalt": "fewstep",
-}
-"""Matplotlib settings of the book: 7 × 3 inches, readable at 700 pixels."""
+STYLE = rc_params_from_file(Path(__file__).with_name("book.mplstyle"), use_default_template=False)
+"""Matplotlib settings of the book, from its style file."""
 
 BLACK, GREY, ORANGE, SKY, GREEN, BLUE, RED, PURPLE, BROWN = (
     "#000000",
@@ -176,7 +159,7 @@ MARKS = {
 def use_style() -> None:
     """Set :data:`STYLE` for all figures drawn from now on; a notebook shows each with its dark version."""
     show_both()
-    plt.rcParams.update(STYLE)  # type: ignore[arg-type]
+    plt.rcParams.update(STYLE)
 
 
 def color(name: str) -> str:
@@ -364,16 +347,43 @@ PROBLEMS = {
 """What an experiment on both known problems and the network measures, in words."""
 
 
+_LOOKED_AT: ContextVar[set[str] | None] = ContextVar("_LOOKED_AT", default=None)
+
+
+class _Row(dict[str, Any]):
+    """A measurement as a flat row; notes its record's cell when its value is looked at."""
+
+    cell = ""
+
+    def __getitem__(self, column: str) -> Any:
+        if column == "value" and (cells := _LOOKED_AT.get()) is not None:
+            cells.add(self.cell)
+        return super().__getitem__(column)
+
+
+@contextmanager
+def cells_drawn() -> Iterator[set[str]]:
+    """Collects the cells of the records whose values the functions of this module draw, as long as it is open."""
+    cells: set[str] = set()
+    token = _LOOKED_AT.set(cells)
+    try:
+        yield cells
+    finally:
+        _LOOKED_AT.reset(token)
+
+
 def _rows(records: Records, **where: Any) -> list[dict[str, Any]]:
     """The measurements as flat rows, those whose columns have these values.
 
     Raises:
         UserError: if there are none.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for record in records:
         for measurement in record.measurements:
-            rows.append({**measurement.model_dump(exclude={"settings"}), **measurement.settings})
+            row = _Row({**measurement.model_dump(exclude={"settings"}), **measurement.settings})
+            row.cell = record.provenance.cell if isinstance(record, Record) else ""
+            rows.append(row)
     rows = [row for row in rows if all(row.get(column) == value for column, value in where.items())]
     if not rows:
         wanted = " ".join(f"{column}={value}" for column, value in where.items())
