@@ -50,9 +50,12 @@ train: $(STAMP)  ## train the networks of PROFILE anew
 	@$(BIN)/python workflow/run.py train "$$PROFILE"
 
 # GPU_PYTHON names the Python of a machine that has all packages but no network; there the book is not rendered.
+# The book is rendered though a cell has failed (1), not after a mistake in the request (2).
 gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(STAMP))  ## profile cifar10 on one GPU: train, measure, record (GPU_MINUTES=..., FEWSTEP_DATA=...)
-	PYTHONPATH=src$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) workflow/gpu.py cifar10 --minutes $(GPU_MINUTES)
+	PYTHONPATH=src$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) workflow/gpu.py cifar10 --minutes $(GPU_MINUTES); \
+	code=$$?; mkdir -p _build; echo $$code > _build/gpu.code; [ $$code -le 1 ] || exit $$code
 	$(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(MAKE) book)
+	@exit $$(cat _build/gpu.code)
 
 check: $(STAMP)  ## run all experiments of PROFILE anew and compare each number with the committed record
 	@$(BIN)/python workflow/run.py check "$$PROFILE" $(RUN_OPTIONS)

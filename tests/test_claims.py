@@ -18,6 +18,7 @@ import pytest
 
 pytest.importorskip("myst_parser")
 
+from scipy import stats
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import docutils_namespace
@@ -96,7 +97,26 @@ def plain(text):
         return math.isclose(found, float(text), rel_tol=1e-6) if isinstance(found, int | float) else found == text
 
     rows = measurements(f"{profile}/{experiment}")
-    return [row for row in rows if all(row.get(name) is not None and same(row[name], value) for name, value in wanted)]
+    found = [row for row in rows if all(row.get(name) is not None and same(row[name], value) for name, value in wanted)]
+    return over_seeds(found)
+
+
+def over_seeds(rows):
+    """Rows of one seed each, where all else is the same, as one with its interval."""
+    groups: dict[str, list[dict]] = {}
+    for row in rows:
+        apart = ("cell", "value", "low", "high", "seeds")
+        groups.setdefault(json.dumps({k: v for k, v in row.items() if k not in apart}, sort_keys=True), []).append(row)
+    found = []
+    for same in groups.values():
+        values = [row["value"] for row in same]
+        if len(same) == 1 or any(row["low"] is not None for row in same):
+            found += same
+            continue
+        half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+        mean = sum(values) / len(values)
+        found.append({**same[0], "value": mean, "low": mean - half, "high": mean + half})
+    return found
 
 
 def below(left, right):
@@ -276,6 +296,31 @@ def at(solver, nfe, more=""):
 )
 def test_a_check_is_what_the_records_say(toy, check, verdict):
     assert Checker(toy).find(check).verdict == Verdict[verdict]
+
+
+def test_seeds_of_several_cells_are_one_number(toy, book):
+    plan = PLAN.replace("rk4: {solver: rk4}", "rk4: {solver: rk4}, more: {solver: ddim}, last: {solver: ddim}")
+    (toy / "workflow/experiments.yml").write_text(plan)
+    text = (toy / "data/results/digits/toy/ddim.json").read_text()
+    for seed, (cell, values) in enumerate({"ddim": (20.0, 7.0), "more": (21.0, 6.0), "last": (22.0, 5.9)}.items()):
+        record = json.loads(text)
+        record["provenance"]["cell"] = cell
+        for one, value in zip(record["measurements"], values, strict=False):
+            one |= {"value": value, "low": None, "high": None, "seeds": [seed]}
+        del record["measurements"][2:]
+        (toy / f"data/results/digits/toy/{cell}.json").write_text(json.dumps(record))
+    checker = Checker(toy)
+    (number,) = checker.number(at("ddim", 5))
+    half = 4.302652730 / 3**0.5  # t of two degrees of freedom; the deviation of 20, 21, 22 is 1
+    assert claims.ends(number) == pytest.approx((21 - half, 21 + half))
+    assert checker.find(Less(kind="less", left=at("ddim", 5), right=at("rk4", 5))).verdict == Verdict.HOLDS
+    # 6.3 ± 1.5 against 6 ± 1.
+    assert checker.find(Less(kind="less", left=at("ddim", 10), right=at("rk4", 10))).verdict == Verdict.OPEN
+    (one,) = checker.number("digits/toy/ddim solver=ddim nfe=5")
+    assert claims.ends(one) == (20, 20)
+    ledger(toy, f"{{kind: less, left: {at('ddim', 5)}, right: {at('rk4', 5)}}}")
+    html = book(toy, "# Page\n\n```{claims}\n:paper: a\n```\n")
+    assert "21.0 ± 2.5" in html.replace("\u00a0", " ")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,11 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow"))
 
+import gpu as program  # noqa: E402
+import preflight  # noqa: E402
 import smoke  # noqa: E402
+
+from fewstep import results, shards  # noqa: E402
 
 PLAN = """\
 cifar10:
@@ -46,6 +50,7 @@ cifar10:
     parameters: {model: cifar10-unet, features: cifar10-features, budgets: [2], reference_calls: 80, samples: 3}
     cells:
       ddim: {solvers: {ddim: [quadratic]}}
+      ge: {solvers: {ge: [log-linear]}}
   trajectories:
     cells:
       ddim:
@@ -54,6 +59,7 @@ cifar10:
     cells:
       ddim: {model: cifar10-unet, budgets: [2], samples: 4, batch: 4}
   fd_cifar:
+    shards: 3
     parameters: {model: cifar10-unet, features: cifar10-features, samples: 12, keep: 12, batch: 5, budgets: [2]}
     cells:
       ddim: {solvers: {ddim: [uniform]}, seeds: [0, 1]}
@@ -114,17 +120,29 @@ def test_cut_short_and_taken_up_again(clone):
 
     code, said = gpu(clone, 5)
     assert code == 1 and "unknown grid 'uniformm'" in said, said  # one bad cell stops no other
-    assert "later  cifar10/fid_cifar/ddim: cannot fetch" in said and "1 left, 1 failed" in said
+    assert "later  cifar10/fid_cifar/ddim: cannot fetch" in said and "1 left, 2 failed" in said
+    # Images of noise are no nearer to other noise than to themselves with a damage: it is said, and recorded.
+    wrongly = "cifar10-features order images wrongly: test images are nearer than damaged ones"
+    assert f"failed cifar10/sanity/images: {wrongly}" in said
     assert "Traceback" not in said
     assert "train_classifier" not in said  # what is there is left alone
     measured = [
-        *("fd_cifar/ddim", "fd_cifar/sweep", "ode_error/ddim", "samples/grids", "sanity/images", "speed/ddim"),
+        *(
+            "fd_cifar/ddim",
+            "fd_cifar/sweep",
+            "ode_error/ddim",
+            "ode_error/ge",
+            "samples/grids",
+            "sanity/images",
+            "speed/ddim",
+        ),
         "trajectories/ddim",
     ]
     assert records(clone) == [
         f"{name}.json" for name in sorted([*measured, "train_classifier/features", "train_unet/unet"])
     ]
     assert (clone / "book/_static/cifar10/ddim-uniform-2.png").exists()
+    assert len(list(clone.glob("data/cache/solutions/*"))) == 1  # both cells of ode_error are compared with it
     swept = json.loads((clone / "data/results/cifar10/fd_cifar/sweep.json").read_text())["measurements"]
     assert {m["settings"]["gamma"] for m in swept} == {1.0, 2.0}
     along = json.loads((clone / "data/results/cifar10/trajectories/ddim.json").read_text())["measurements"]
@@ -135,7 +153,9 @@ def test_cut_short_and_taken_up_again(clone):
     assert metrics == ["frechet_distance", "kernel_distance", "precision", "recall", "seconds"]
     assert set(record["provenance"]["weights"]) == {"cifar10-unet", "cifar10-features"}
     sanity = json.loads((clone / "data/results/cifar10/sanity/images.json").read_text())["measurements"]
-    distance = {m["settings"]["images"]: m["value"] for m in sanity}
+    distance = {m["settings"]["images"]: m["value"] for m in sanity if m["metric"] == "frechet_distance"}
+    truth = {m["settings"]["statement"]: m["value"] for m in sanity if m["metric"] == "truth"}
+    assert truth["no distance to itself"] == 1 and truth["test images are nearer than damaged ones"] == 0
     assert set(distance) == {"train", "test", "blurred", "noised", "JPEG", "half resolution"}
     assert abs(distance["train"]) < 1e-3 * distance["test"]
     smoke.inception(clone)
@@ -145,3 +165,68 @@ def test_cut_short_and_taken_up_again(clone):
     assert fid["metric"] == "fid" and fid["samples"] == 4 and not fid["settings"]["published_inception"]
     state = clone / "data/cache/train/cifar10-unet.state.safetensors"
     assert state.exists()  # a longer training goes on from there
+
+
+def test_what_is_worth_most_comes_first(monkeypatch):
+    """After training and samples, FD-cifar at 10 calls; then the other experiments, then the rest of FD-cifar."""
+    monkeypatch.setattr(results, "stale_cells", results.cells)  # there need be no weights
+    order = program.by_worth("cifar10")
+    assert sorted(map(repr, order)) == sorted(map(repr, results.cells("cifar10")))
+    names = [cell.experiment for cell in order]
+    start = names.index("fd_cifar")
+    first = [cell for cell in order[start:] if cell.experiment == "fd_cifar"][:9]
+    assert set(names[:start]) == {"sanity", "samples"} and order[start : start + 9] == first
+    assert all(cell.parameters["budgets"] == [10] and cell.parameters["seeds"] == [0] for cell in first)
+    assert set(names[start + 9 : names.index("fd_cifar", start + 9)]) == set(names) - {"fd_cifar", "sanity", "samples"}
+
+
+def test_all_of_the_first_table_is_measured_with_three_seeds():
+    cells = results.cells("cifar10", "fd_cifar")
+    first = {
+        (solver, grid) for cell in cells[:9] for solver, grids in cell.parameters["solvers"].items() for grid in grids
+    }
+    for seeds in ([0], [1, 2]):
+        measured = {
+            (solver, grid)
+            for cell in cells
+            if cell.parameters["budgets"] == [10] and cell.parameters["seeds"] == seeds
+            for solver, grids in cell.parameters["solvers"].items()
+            for grid in grids
+        }
+        assert first <= measured
+
+
+@pytest.fixture
+def long_cell(tmp_path, monkeypatch):
+    """A profile of one cell of 300 s, cut into ten ranges, after one with the same rate; it is never executed."""
+    parameters = {"solvers": {"ddim": ["uniform"]}, "budgets": [10], "seeds": [0], "samples": 100}
+    cell = results.Cell("cifar10", "fd_cifar", "long", parameters, shards=10)
+    monkeypatch.setattr(results.Cell, "scratch", lambda self: tmp_path / "scratch")
+    monkeypatch.setattr(program, "past", lambda *_: [preflight.Past(cell, 300.0, program.torch.cuda.is_available())])
+    monkeypatch.setattr(program, "by_worth", lambda profile: [cell])
+    monkeypatch.setattr(results, "training", lambda profile: [])
+    monkeypatch.setattr(program.cifar, "load", lambda part: shards)
+    monkeypatch.setattr(shards, "labels", [], raising=False)
+    monkeypatch.setattr(program, "execute", lambda cell: None)
+    monkeypatch.chdir(tmp_path)
+    return cell
+
+
+def test_a_cell_in_pieces_is_started_when_one_fits(long_cell, capsys, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_DEADLINE", "inf")
+    assert program.run("cifar10", 25 / 60) == 0
+    assert "later  cifar10/fd_cifar/long: needs about 300 s, 25 s are left" in capsys.readouterr().out
+    assert program.run("cifar10", 35 / 60) == 0
+    assert "done   cifar10/fd_cifar/long" in capsys.readouterr().out
+
+
+def test_what_is_kept_is_not_needed_again(long_cell, capsys, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_DEADLINE", "inf")
+    rows = shards.torch.zeros(90, 2)
+    shards.save(shards.Shard(0, 90, shards.Moments.of(rows), rows, 290.0), long_cell.scratch() / "set/0-90.safetensors")
+    (long_cell.scratch() / "set/90-100.safetensors").write_bytes(b"half a sh")
+    assert program.run("cifar10", 5 / 60) == 0
+    said = capsys.readouterr().out
+    assert "needs about 10 s, 5 s are left" in said and "will take about 0.0 hours" in said
+    assert program.run("cifar10", 15 / 60) == 0
+    assert "done   cifar10/fd_cifar/long" in capsys.readouterr().out

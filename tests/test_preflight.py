@@ -247,7 +247,15 @@ def test_work_is_calls_times_samples():
     guided = cell("guidance", solvers={"ddim": ["uniform"]}, weights=[0.0, 2.0, 4.0], budgets=[5], samples=10)
     assert preflight.work(guided) == 3 * 5 * 10
     assert preflight.work(cell("denoiser_error", budget=50, samples=200)) == 50 * 200
+    solution = cell("ode_error", solvers={"ddim": ["uniform"]}, budgets=[10, 20], samples=8, reference_calls=200)
+    assert preflight.work(solution) == (10 + 20 + 100 + 200) * 8
     assert preflight.work(cell("baseline")) == 0
+
+
+def test_the_largest_piece_is_a_range_of_the_set_with_the_most_calls():
+    two = {"solvers": {"ddpm": ["uniform", "quadratic"]}, "budgets": [10, 90], "seeds": [0], "samples": 100}
+    assert preflight.largest_piece(cell(shards=5, **two)) == pytest.approx(0.9 / 2 / 5)
+    assert preflight.largest_piece(cell(**two)) == preflight.largest_piece(cell("baseline", shards=5)) == 1
 
 
 def test_time_is_taken_from_the_cell_itself_and_else_from_its_experiment(tmp_path):

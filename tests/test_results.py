@@ -391,20 +391,22 @@ def cell(tmp_path):
     drawn: list[int] = []
 
     def draw(numbers):
+        if numbers.start >= run.end:
+            raise InterruptedError
         drawn.extend(numbers)
         rows = table[numbers.start : numbers.stop]
         return shards.Shard(numbers.start, numbers.stop, shards.Moments.of(rows), rows, seconds=1.0)
 
-    def run(part=None, samples=100):
+    def run(part=None, samples=100, pieces=None):
         found = None
-        where = {"out": tmp_path / "out", "scratch": tmp_path / "scratch", "part": part}
+        where = {"out": tmp_path / "out", "scratch": tmp_path / "scratch", "part": part, "pieces": pieces}
         with results.recording("digits", "frechet", "toy", {}, **where) as record:
             found = record.collect("ddim-10-0", samples, draw)
             if found is not None:
                 record.add("error", float(found.moments.total.sum()))
         return found
 
-    run.table, run.drawn, run.folder = table, drawn, tmp_path
+    run.table, run.drawn, run.folder, run.end = table, drawn, tmp_path, math.inf
     return run
 
 
@@ -429,6 +431,17 @@ def test_the_gathering_job_draws_what_is_missing_and_a_part_is_drawn_once(cell):
     assert before == len(set(cell.drawn)) == 25 + 34 + 14
     assert (cell().rows == cell.table).all()
     assert sorted(cell.drawn[before:]) == [*range(14, 25), *range(50, 66)]
+
+
+def test_a_job_that_is_cut_short_keeps_the_pieces_that_it_has_drawn(cell):
+    cell([1, 7])  # 14 to 27, by another job
+    cell.end = 60
+    with pytest.raises(InterruptedError):
+        cell(pieces=4)
+    assert sorted(cell.drawn) == list(range(78))  # 14 to 27 in one, then 28 to 52 and 53 to 77
+    cell.end = math.inf
+    assert (cell(pieces=4).rows == cell.table).all()
+    assert sorted(cell.drawn) == list(range(100))
 
 
 def test_shards_beyond_the_samples_are_left_alone(cell):

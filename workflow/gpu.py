@@ -3,9 +3,10 @@
     python workflow/gpu.py [PROFILE] --minutes N
 
 `make gpu` calls it. What is there already is left alone: weights whose training has a record, and records of the code
-as it is. The rest is done in the order of workflow/experiments.yml, most worthy first; nothing is started that will not
-end in time, what is under way at the end is given up, and the next call goes on. A training saves its state and goes on
-from there.
+as it is. The rest is done in the order of workflow/experiments.yml, most worthy first (of an experiment with `first: n`
+n cells, and the others after all other experiments); nothing is started that will not end in time, what is under way at
+the end is given up, and the next call goes on. A training saves its state and goes on from there. A cell whose samples
+are cut into ranges (`shards: n`) is started when one range fits: what is drawn is kept.
 
 The cells run in this one process, not as jobs with a kernel each: the network is compiled, and the features of the
 reference are taken, once. No Jupyter is needed. A record is the same however its cell was run.
@@ -16,6 +17,7 @@ Exit code 0: all done, or time is up; 1: a cell failed; 2: a mistake in the requ
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -24,9 +26,10 @@ import time
 import traceback
 from typing import Any
 
-from preflight import forecast
+import torch
+from preflight import forecast, largest_piece, past
 
-from fewstep import cifar, data, profiles, results, solvers
+from fewstep import cifar, data, profiles, results, shards, solvers
 from fewstep.errors import NotAtHandError, UserError
 from fewstep.provenance import ROOT
 from fewstep.train import UnfinishedError
@@ -47,6 +50,8 @@ def execute(cell: results.Cell) -> None:
     notebook = ROOT / "book" / "experiments" / f"{cell.experiment}.ipynb"
     record_as: dict[str, Any] = {"profile": cell.profile, "experiment": cell.experiment, "cell": cell.name}
     record_as |= {"parameters": cell.parameters, "scratch": str(cell.scratch())}
+    if cell.shards is not None:
+        record_as["pieces"] = cell.shards
     given = {**cell.parameters, "record_as": record_as}
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, part in enumerate(json.loads(notebook.read_text("utf-8"))["cells"]):
@@ -57,6 +62,25 @@ def execute(cell: results.Cell) -> None:
                 if unknown:
                     raise UserError(f"{notebook} has no parameter {unknown[0]!r}")
                 namespace.update(given)
+
+
+def by_worth(profile: str) -> list[results.Cell]:
+    """The cells to be run, in their order."""
+    late: list[results.Cell] = []
+    planned = results.planned()[profile]
+    for name, experiment in planned.items():
+        late += results.cells(profile, name)[experiment.first :] if experiment.first else []
+    stale = results.stale_cells(profile)
+    return [cell for cell in stale if cell not in late] + [cell for cell in stale if cell in late]
+
+
+def kept(cell: results.Cell) -> float:
+    """Seconds that it took to draw the samples of a cell that are kept from an earlier call."""
+    seconds = 0.0
+    for path in cell.scratch().glob("*/[0-9]*.safetensors") if cell.shards else ():
+        with contextlib.suppress(UserError):  # no shard: it will be made anew
+            seconds += shards.load(path).seconds
+    return seconds
 
 
 def run(profile: str, minutes: float) -> int:
@@ -77,17 +101,24 @@ def run(profile: str, minutes: float) -> int:
     else:
         print(f"data: {len(data.load(setting.dataset).labels)} images", flush=True)
 
-    seen: list[tuple[results.Cell, float]] = []
-    failed = left = 0
+    cuda = torch.cuda.is_available()
+    before = past(results.cells(profile), [results.RESULTS])
+    seen = [(one.cell, one.seconds) for one in before if one.cuda == cuda]
+    finished = failed = left = 0
+    later = 0.0  # seconds that the cells which are left will take
 
     def attempt(cell: results.Cell) -> bool:
-        nonlocal failed, left
+        nonlocal finished, failed, left, later
         name = f"{profile}/{cell.experiment}/{cell.name}"
         remaining = end - time.time()
         # The first cell compiles, which makes its rate too high: the smallest one is nearest to the truth.
-        needed = GUESS if results.is_training(cell.experiment) else forecast(cell, seen, min) or GUESS
-        if remaining < needed:
+        whole = GUESS if results.is_training(cell.experiment) else forecast(cell, seen, min) or GUESS
+        drawn = kept(cell)
+        needed = max(whole - drawn, 0)
+        piece = min(needed, whole * largest_piece(cell))
+        if remaining <= piece:
             left += 1
+            later += needed
             print(f"later  {name}: needs about {needed:.0f} s, {max(0, remaining):.0f} s are left", flush=True)
             return False
         print(f"start  {name}", flush=True)
@@ -97,6 +128,7 @@ def run(profile: str, minutes: float) -> int:
             execute(cell)
         except TimeIsUpError:
             left += 1
+            later += max(whole - kept(cell), 0)
             print(f"later  {name}: time is up", flush=True)
             return False
         except UnfinishedError as error:
@@ -118,17 +150,20 @@ def run(profile: str, minutes: float) -> int:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         seconds = time.perf_counter() - started
-        seen.append((cell, seconds))
+        finished += 1
+        seen.append((cell, drawn + seconds))
         print(f"done   {name} {seconds:.1f} s", flush=True)
         return True
 
     # A change of the code makes a record of training stale, but not the weights: `make train` trains anew.
     trained = [cell.path().exists() or attempt(cell) for cell in training]
     if all(trained):
-        for cell in results.stale_cells(profile):
+        for cell in by_worth(profile):
             attempt(cell)
     done = f"{60 * minutes - (end - time.time()):.0f} s"
-    print(f"{profile}: {len(seen)} cells done, {left} left, {failed} failed in {done}", flush=True)
+    print(f"{profile}: {finished} cells done, {left} left, {failed} failed in {done}", flush=True)
+    if later:
+        print(f"what is left will take about {later / 3600:.1f} hours", flush=True)
     return 1 if failed else 0
 
 

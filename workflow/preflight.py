@@ -176,11 +176,23 @@ def sets_of_samples(parameters: Mapping[str, Any]) -> int:
 
 
 def work(cell: results.Cell) -> float:
-    """Images through the network: over all sets of samples, calls times samples; 0 if the parameters do not say."""
+    """Images through the network: over all sets of samples, calls times samples; 0 if the parameters do not say.
+
+    A reference solution counts too, with that of half as many calls to which it is compared.
+    """
     parameters = schema.complete(cell)
     budgets = _numbers(next((parameters[name] for name in ("budgets", "budget", "calls") if name in parameters), 0))
     sets = sets_of_samples(parameters) / _count(parameters.get("budgets"))
-    return float(sets * sum(budgets) * sum(_numbers(parameters.get("samples", 0))))
+    calls = sets * sum(budgets) + 1.5 * parameters.get("reference_calls", 0)
+    return float(calls * sum(_numbers(parameters.get("samples", 0))))
+
+
+def largest_piece(cell: results.Cell) -> float:
+    """The largest fraction of a cell's work that must be done without a break: a range of a set of its samples."""
+    whole, parameters = work(cell), schema.complete(cell)
+    if cell.shards is None or not whole:
+        return 1.0
+    return max(_numbers(parameters["budgets"])) * parameters["samples"] / cell.shards / whole
 
 
 def forecast(

@@ -22,7 +22,8 @@ published, or compares measured numbers, each given by its address as in the rol
 ``least``   ``of``, ``at``                  the number at an address where a coordinate has this value is the least
 =========== =============================== ==========================================================================
 
-Numbers with intervals are compared by these: where they overlap the check is undecided. An address at which there is
+Numbers that differ in their seeds only are one, their mean, whichever cells they come from. Numbers with intervals are
+compared by these: where they overlap the check is undecided. An address at which there is
 nothing fails the build, unless a cell of its experiment is still to be run. ``reported`` names rows of
 ``data/reported``: the file, then a filter.
 """
@@ -272,7 +273,7 @@ class Checker:
         records, rows = self.experiment(profile, experiment)
         missing = set(self.planned[profile][experiment].cells) - {record.provenance.cell for record in records}
         try:
-            return tables.choose(rows, filters)
+            return tables.pool(tables.choose(rows, filters))
         except UserError as error:
             if missing:
                 return []
@@ -569,7 +570,7 @@ class ClaimsDirective(_Table):
         for (profile, experiment), (records, _) in checker.read.items():
             rows = [row for row in used if (row["profile"], row["experiment"]) == (profile, experiment)]
             if rows:
-                cells = {row["cell"] for row in rows}
+                cells = {cell for row in rows for cell in row.get("cells", [row["cell"]])}
                 line = provenance([record for record in records if record.provenance.cell in cells], rows, self.root)
                 line.insert(0, nodes.Text(f"{experiment.replace('_', ' ')}: "))
                 found.append(line)

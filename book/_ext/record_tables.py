@@ -26,7 +26,7 @@ LABELS = {"solver": "sampler", "nfe": "NFE", "budget": "NFE", "gamma": "γ", "et
 LABELS |= {"rho_data": "ρ₀", "snr": "ν"}
 """How a coordinate is spelled in a table's head."""
 
-NOT_COORDINATES = {"profile", "experiment", "cell", "metric", "value", "low", "high", "seeds", "stale"}
+NOT_COORDINATES = {"profile", "experiment", "cell", "metric", "value", "low", "high", "seeds", "stale", "cells"}
 
 
 # --- numbers as text -----------------------------------------------------------------------------------------------
@@ -188,7 +188,10 @@ def layout(rows: list[Row], wanted_rows: list[str], wanted_columns: str | None) 
 
 
 def pool(rows: list[Row]) -> list[Row]:
-    """One row for measurements that differ in their seeds only: their mean, with its 95 % interval."""
+    """One row for measurements that differ in their seeds only: their mean, with its 95 % interval.
+
+    Such a row has the names of all cells that it comes from in ``cells``.
+    """
     groups: dict[str, list[Row]] = {}
     apart = NOT_COORDINATES - {"profile", "experiment", "metric"}
     for row in rows:
@@ -203,7 +206,9 @@ def pool(rows: list[Row]) -> list[Row]:
             continue
         mean, low, high = confidence_interval([row["value"] for row in group])
         stale = next(filter(None, (row["stale"] for row in group)), None)
-        found.append({**group[0], "value": mean, "low": low, "high": high, "seeds": sorted(seeds), "stale": stale})
+        cells = [row["cell"] for row in group]
+        whole = {"value": mean, "low": low, "high": high, "seeds": sorted(seeds), "stale": stale, "cells": cells}
+        found.append(group[0] | whole)
     return found
 
 

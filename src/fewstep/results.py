@@ -112,6 +112,7 @@ METRICS: dict[str, str] = {
     "code_difference": "RMS difference of codes per dimension",
     "images_per_second": "images per second",
     "matrix_rate": "fraction of the card's bfloat16 matrix rate",
+    "truth": "whether a statement holds (1) or not (0)",
 }
 """What can be measured: the metric's name in the records and in words."""
 
@@ -153,6 +154,7 @@ TOLERANCE: dict[str, tuple[float, float] | None] = {
     "code_difference": _NETWORK,
     "images_per_second": None,
     "matrix_rate": None,
+    "truth": (0.0, 0.0),
 }
 """How far a number may move, (relative, absolute), when its cell is executed again; None: not compared.
 
@@ -347,11 +349,13 @@ class Recorder:
         measurements: what was added so far.
         scratch: the folder that keeps the shards of the cell until its record is written; None: they are not kept.
         part: (k, n): this job draws the k-th of n ranges of the samples, and measures nothing.
+        pieces: a job that draws all keeps a set of samples in so many ranges, one after the other.
     """
 
     measurements: list[Measurement] = field(default_factory=list)
     scratch: Path | None = None
     part: tuple[int, int] | None = None
+    pieces: int = 1
 
     def collect(self, name: str, samples: int, draw: Callable[[range], Shard]) -> Shard | None:
         """The shard of the samples 0 … ``samples`` − 1: ranges that lie in ``scratch``, ``draw`` for the others.
@@ -387,16 +391,16 @@ class Recorder:
                 kept(numbers)
             return None
         found = [range(*map(int, path.stem.split("-"))) for path in folder.glob("[0-9]*.safetensors")]
-        pieces: list[range] = []
-        done = 0
+        ranges: list[range] = []
+        done, most = 0, -(-samples // self.pieces)
         for numbers in [*sorted(found, key=lambda numbers: numbers.start), range(samples, samples)]:
-            if done < numbers.start <= samples:
-                pieces.append(range(done, numbers.start))
-                done = numbers.start
+            while done < numbers.start <= samples:
+                ranges.append(range(done, min(done + most, numbers.start)))
+                done = ranges[-1].stop
             if numbers and numbers.start == done and numbers.stop <= samples:
-                pieces.append(numbers)
+                ranges.append(numbers)
                 done = numbers.stop
-        return shards.merge(kept(numbers) for numbers in pieces)
+        return shards.merge(kept(numbers) for numbers in ranges)
 
     def add(
         self,
@@ -447,6 +451,7 @@ def recording(
     out: Path | str | None = None,
     scratch: Path | str | None = None,
     part: Sequence[int] | None = None,
+    pieces: int | None = None,
     device: str = "cpu",
 ) -> Iterator[Recorder]:
     """Collects measurements and writes their record when the block ends well; an exception leaves no file.
@@ -459,6 +464,7 @@ def recording(
         out: folder of records; the committed ones by default.
         scratch: where the shards of the cell are kept (:meth:`Recorder.collect`); removed when the record is written.
         part: (k, n): draw the k-th of n ranges of the samples only, and write no record.
+        pieces: keep each set of samples in so many ranges, so that less is lost when the job ends before its time.
         device: torch's name of the device that the numbers are computed on.
 
     Raises:
@@ -469,7 +475,9 @@ def recording(
     commit, dirty = revision()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
-    recorder = Recorder(scratch=Path(scratch) if scratch else None, part=(part[0], part[1]) if part else None)
+    recorder = Recorder(
+        scratch=Path(scratch) if scratch else None, part=(part[0], part[1]) if part else None, pieces=pieces or 1
+    )
     yield recorder
     if part:
         return
@@ -541,6 +549,7 @@ class Experiment(_Strict):
         shards: into how many jobs a cell's samples are cut; None if the notebook does not draw by
             :meth:`Recorder.collect`.
         gpu: whether a job takes a GPU where there is one.
+        first: ``make gpu`` runs so many of its cells in their place, the others after all other experiments; None: all.
         timed: whether it measures the time of the machine that runs it, which no other run gives again.
     """
 
@@ -549,6 +558,7 @@ class Experiment(_Strict):
     shards: int | None = Field(default=None, ge=1)
     gpu: bool = False
     timed: bool = False
+    first: int | None = Field(default=None, ge=1)
 
 
 def planned(root: Path = ROOT) -> dict[str, dict[str, Experiment]]:
