@@ -145,8 +145,8 @@ def test_each_control_answers_within_50_ms(opened):
 
 
 def test_on_paper_the_pictures_stand_in_their_place(opened):
-    picture = opened.locator(f"{FIGURES['trajectories']} img")
-    assert not picture.is_visible()
+    light, dark = (opened.locator(f"{FIGURES['trajectories']} img.only-{theme}") for theme in ("light", "dark"))
+    assert not light.is_visible() and not dark.is_visible()
     opened.emulate_media(media="print")
-    assert picture.is_visible()
+    assert light.is_visible() and not dark.is_visible()
     assert not opened.locator(".explore").first.is_visible()
