@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import struct
 import sys
 from pathlib import Path
 
@@ -23,7 +24,8 @@ sys.path.insert(0, str(EXTENSIONS))
 import as_markdown  # noqa: E402
 import dark_figures  # noqa: E402
 
-LIGHT, DARK, ALONE = (f"\x89PNG\r\n\x1a\n{name}".encode() for name in ("light", "dark", "alone"))
+HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 700, 300)
+LIGHT, DARK, ALONE = (HEAD + name for name in (b"light", b"dark", b"alone"))
 CONF = f"""
 import sys
 sys.path.insert(0, {str(EXTENSIONS)!r})
@@ -71,6 +73,7 @@ def test_a_figure_in_two_versions_is_two_pictures_with_one_caption(site):
     assert [image["class"] for image in both] == ["only-light", "only-dark"]
     assert all(image["alt"] == "Alt of both" and image["loading"] == "lazy" for image in both)
     assert [(site / image["src"]).read_bytes() for image in both] == [LIGHT, DARK]
+    assert all((image["width"], image["height"]) == ("700", "300") for image in both)
     assert figures[0].count("<figcaption") == 1
     assert "class" not in alone and (site / alone["src"]).read_bytes() == ALONE
 
