@@ -50,7 +50,8 @@ train: $(STAMP)  ## train the networks of PROFILE anew
 	@$(BIN)/python workflow/run.py train "$$PROFILE"
 
 # GPU_PYTHON names the Python of a machine that has all packages but no network; there the book is not rendered.
-# The book is rendered though a cell has failed (1), not after a mistake in the request (2).
+# The book is rendered though a cell has failed (1), not after a mistake in the request (2). The code is kept in a file
+# because `make -n` runs a line with $(MAKE), which therefore stands alone.
 gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(STAMP))  ## profile cifar10 on one GPU: train, measure, record (GPU_MINUTES=..., FEWSTEP_DATA=...)
 	PYTHONPATH=src$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) workflow/gpu.py cifar10 --minutes $(GPU_MINUTES); \
 	code=$$?; mkdir -p _build; echo $$code > _build/gpu.code; [ $$code -le 1 ] || exit $$code

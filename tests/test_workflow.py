@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,9 @@ pytest.importorskip("papermill")
 pytest.importorskip("snakemake")
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "workflow"))
+
+import run_cell  # noqa: E402
 
 PARAMETERS = """\
 record_as = {
@@ -196,6 +200,13 @@ def test_several_cells_are_named_in_one_text(clone):
     assert code == 0 and not records(clone), err
     code, _, err = run(clone, "experiments", "digits", "--cell", "tory", "--force")
     assert code == 2 and "unknown cell of profile digits 'tory'" in err and err.count("\n") == 1
+
+
+def test_every_error_for_users_is_known_to_the_runner():
+    """A notebook's kernel tells the name of an error's class, not what it is derived from."""
+    sources = [path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py")]
+    derived = [name for source in sources for name in re.findall(r"class (\w+)\(UserError\)", source)]
+    assert {"UserError", *derived} == set(run_cell.USERS)
 
 
 def test_a_notebook_that_records_nothing_has_failed(clone):

@@ -30,7 +30,7 @@ import time
 import warnings
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import preflight
 import run_cell
@@ -147,15 +147,7 @@ def experiments(
     return 0
 
 
-def again(
-    profile: str,
-    *,
-    executor: str = "local",
-    jobs: int | None = None,
-    shards: int | None = None,
-    dry_run: bool = False,
-    only: Collection[str] = (),
-) -> int:
+def again(profile: str, *, dry_run: bool = False, only: Collection[str] = (), **how: Any) -> int:
     """Runs cells whatever records they have, and replaces the records when all are made anew. Returns the exit code.
 
     Until then the old ones stay, and a run that was killed or failed goes on with what is missing.
@@ -164,9 +156,7 @@ def again(
     """
     scratch = BUILD / "again" / profile
     out = scratch / "results"
-    failed = experiments(
-        profile, executor=executor, jobs=jobs, shards=shards, out=out, work=scratch, dry_run=dry_run, only=only
-    )
+    failed = experiments(profile, out=out, work=scratch, dry_run=dry_run, only=only, **how)
     if failed or dry_run:
         return failed
     for cell in results.cells(profile, only=only):

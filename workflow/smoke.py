@@ -168,10 +168,8 @@ def text_to_image(place: Path, unet: dict[str, Any]) -> None:
         requires_safety_checker=False,
     )
     made.save_pretrained(place)
-    # Present versions write the tokenizer into one file; the repository of the paper's network has these.
+    # Present versions write the tokenizer into one file; the repository of the paper's network has several.
     (words / "tokenizer.json").unlink(missing_ok=True)
-    (words / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
-    (words / "merges.txt").write_text("#version: 0.2\n")
     special = {"bos_token": tokens[0], "eos_token": tokens[1], "unk_token": tokens[1], "pad_token": tokens[1]}
     (words / "special_tokens_map.json").write_text(json.dumps(special))
     (words / "tokenizer_config.json").write_text(
@@ -327,7 +325,7 @@ def _alone() -> None:
 
 
 def _measure(cell: results.Cell) -> str:
-    """Runs a cell. Returns what went wrong, if anything did: whatever it is, the cells after it go on."""
+    """Runs a cell. Returns what went wrong, if anything did."""
     from gpu import execute
 
     try:
@@ -337,7 +335,7 @@ def _measure(cell: results.Cell) -> str:
         return "" if found == _expected(cell) else f"{found} numbers were recorded, {_expected(cell)} were asked for"
     except UserError as error:
         return str(error)
-    except Exception:
+    except Exception:  # whatever it is: the caller prints and counts it, and the other cells go on
         return traceback.format_exc(limit=-3)
 
 

@@ -23,9 +23,9 @@ published, or compares measured numbers, each given by its address as in the rol
 =========== =============================== ==========================================================================
 
 Numbers that differ in their seeds only are one, their mean, whichever cells they come from. Numbers with intervals are
-compared by these: where they overlap the check is undecided. An address at which there is
-nothing fails the build, unless a cell of its experiment is still to be run. ``reported`` names rows of
-``data/reported``: the file, then a filter.
+compared by these: where they overlap the check is undecided. An address at which there is nothing fails the build,
+unless a cell of its experiment is still to be run. ``reported`` names rows of ``data/reported``: the file, then a
+filter.
 """
 
 from __future__ import annotations
