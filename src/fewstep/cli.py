@@ -1,5 +1,5 @@
 """The command line: ``fewstep list | sample | evaluate | train | compare | likelihood | encode |
-inpaint | recover | convert | fid``.
+inpaint | recover | convert | pin | fid``.
 
 A user's mistake gets one line on standard error and exit status 2, and leaves no file.
 """
@@ -58,7 +58,7 @@ KINDS = {
     "grids": lambda: [(name, _first_line(function)) for name, function in grids.GRIDS.items()],
     "processes": lambda: [(name, _first_line(make)) for name, make in schedules.PROCESSES.items()],
     "layouts": lambda: [(name, layout.title) for name, layout in _layouts().items()],
-    "models": lambda: [(name, f"{record.title} ({record.licence})") for name, record in _paper_models().items()],
+    "models": lambda: _paper_models(),
     "profiles": lambda: [
         (p.name, f"data {p.dataset}, network {p.model}, features {p.features}") for p in profiles.PROFILES.values()
     ],
@@ -72,10 +72,15 @@ def _layouts() -> Any:
     return LAYOUTS
 
 
-def _paper_models() -> Any:
-    from .models import zoo
+def _paper_models() -> list[tuple[str, str]]:
+    from .models import declared, pins
 
-    return zoo.records()
+    known, rows = pins.read(), []
+    for name, record in declared.records().items():
+        pin = known.get(name)
+        at = f"pinned to {pin.short}" if pin else "pinned at first use"
+        rows.append((name, f"{record.title} ({record.licence}), {at}"))
+    return rows
 
 
 def _first_line(thing: Any) -> str:
@@ -676,6 +681,25 @@ def convert(source: Path, layout: str, out: Path) -> None:
     found = conversion.convert(source, layout, out)
     which = "averaged weights" if found.averaged else "weights"
     click.echo(f"{out}: {found.architecture}, {found.parameters:,} {which}, SHA-256 {found.sha256}")
+
+
+@app.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--again", is_flag=True, help="Also those that are pinned, to what is there now.")
+def pin(names: tuple[str, ...], again: bool) -> None:
+    """Pin networks in data/models.lock.json, to the commit and the SHA-256 of weights that the hub states.
+
+    NAMEs are those of 'fewstep list models', default all networks of the hub; one of a converted file is pinned to its
+    content. No weights are fetched.
+    """
+    from .models import pins, zoo
+
+    before = pins.read()
+    found = zoo.pin(names, again=again)
+    for name, one in found.items():
+        click.echo(f"{name}: {one}{', as before' if before.get(name) == one else ''}")
+    if any(before.get(name) != one for name, one in found.items()):
+        click.echo(f"now git commit {pins.FILE}")
 
 
 @app.command()

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from . import adaptive, data, grids, images, inception, run, shards, solvers
 from .errors import UserError
+from .models.declared import Preprocessing
 from .models.protocol import EpsModel, clipped, coefficients
 from .models.text_to_image import TextToImage
-from .models.zoo import PaperModel, Preprocessing
+from .models.zoo import PaperModel
 from .noise import normal
 from .plan import Plan
 from .schedules import DiscreteVP, Process
