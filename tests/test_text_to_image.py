@@ -79,6 +79,20 @@ def model(pipeline):
     return made.eval().requires_grad_(False)
 
 
+def test_latents_are_the_same_where_the_memory_suffices_for_fewer_images(model, monkeypatch, capsys):
+    images, encode = normal(0, 0, range(5), (3, 64, 64)).clamp(-1, 1), model.autoencoder.encode
+    latents = model.encode(images)
+
+    def tight(part):
+        if len(part) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(part)
+
+    monkeypatch.setattr(model.autoencoder, "encode", tight)
+    torch.testing.assert_close(model.encode(images), latents, rtol=1e-4, atol=1e-5)
+    assert capsys.readouterr().out == "out of memory with 4 images at a time: going on with 2\n"
+
+
 def test_all_parts_come_from_the_hub(hub, tmp_path, pipeline):
     write(tmp_path, tiny=record())
     model = zoo.load("tiny", root=tmp_path, endpoint=hub.url)

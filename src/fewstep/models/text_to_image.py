@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import shards
 from ..errors import UserError
 from .declared import Record
 from .hub import first_line
@@ -80,9 +81,12 @@ class TextToImage(PaperModel):
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (N, C, H/8, W/8) of images (N, 3, H, W) in [−1, 1]."""
-        pieces = images.to(next(self.parameters()).device).split(self.PIECE)
-        scale = self.autoencoder.config.scaling_factor
-        return torch.cat([scale * self.autoencoder.encode(piece).latent_dist.mean for piece in pieces])
+        device, scale = next(self.parameters()).device, self.autoencoder.config.scaling_factor
+
+        def work(first: int, last: int) -> Tensor:
+            return scale * self.autoencoder.encode(images[first:last].to(device)).latent_dist.mean
+
+        return torch.cat(list(shards.in_batches(work, 0, len(images), self.PIECE)))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images of latents."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .. import shards
 from ..errors import UserError
 from ..noise import normal
 from ..provenance import ROOT
@@ -302,15 +303,16 @@ def sanity(model: PaperModel, images: Tensor, labels: Tensor | None = None) -> l
         given = () if labels is None else (labels.to(device),)
         size = max(1, 2**20 // images[0].numel())  # few at a time where they are large
         noised = alpha * images + sigma * z
-        eps = torch.cat(
-            [
-                model(noised[i : i + size], t[i : i + size], *(one[i : i + size] for one in given))
-                for i in range(0, len(images), size)
-            ]
-        )
+        eps = _in_batches(model, size, noised, t, *given)
         error = float((eps - z).double().square().mean())
         found.append(Sanity(rho, error, SLACK * wiener_error(images, rho)))
     return found
+
+
+def _in_batches(model: PaperModel, size: int, *whole: Tensor) -> Tensor:
+    """ε of the network for parts of all its arguments, ``size`` long as long as the memory suffices."""
+    parts = shards.in_batches(lambda i, j: model(*(one[i:j] for one in whole)), 0, len(whole[0]), size)
+    return torch.cat(list(parts))
 
 
 def check(model: PaperModel, images: Tensor, labels: Tensor | None = None) -> list[Sanity]:
