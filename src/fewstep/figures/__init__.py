@@ -24,15 +24,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from torch import Tensor
 
-from .cost import amdahl, linear
-from .dark import show_both
-from .errors import UserError
-from .exact import GaussianMixture, reference
-from .grids import quadratic
-from .plan import Plan
-from .results import METRICS, Record, Recorder
-from .run import sample
-from .solvers import SOLVERS, get
+from ..cost import amdahl, linear
+from ..dark import show_both
+from ..errors import UserError
+from ..exact import GaussianMixture, reference
+from ..grids import quadratic
+from ..plan import Plan
+from ..results import METRICS, Record, Recorder
+from ..run import sample
+from ..solvers import SOLVERS, get
 
 __all__ = [
     "canonical_difference",

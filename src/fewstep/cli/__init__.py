@@ -16,10 +16,10 @@ from typing import Any
 
 import click
 
-from . import grids, profiles, schedules, solvers
-from .errors import UserError, unknown
-from .files import write_atomically
-from .plan import Plan, difference
+from .. import grids, profiles, schedules, solvers
+from ..errors import UserError, unknown
+from ..files import write_atomically
+from ..plan import Plan, difference
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
@@ -67,13 +67,13 @@ KINDS = {
 
 
 def _layouts() -> Any:
-    from .models.convert import LAYOUTS  # here, not above: it imports torch
+    from ..models.convert import LAYOUTS  # here, not above: it imports torch
 
     return LAYOUTS
 
 
 def _paper_models() -> Any:
-    from .models import zoo
+    from ..models import zoo
 
     return zoo.records()
 
@@ -101,7 +101,7 @@ def _setting(profile: str, model: str | None) -> profiles.Profile:
     setting = profiles.get(profile)
     if model is None:
         return setting
-    from . import models
+    from .. import models
 
     networks = {Path(file).stem: entry for file, entry in models.manifest().items() if entry["kind"] == "unet"}
     if model not in networks:
@@ -189,11 +189,11 @@ def sample(
     _writable(out, (".png", ".safetensors"))
     if weight is not None and label is None:
         raise UserError("a guidance weight needs a class to guide to: --label")
-    from . import models
+    from .. import models
 
     network: Any = models.load(setting.model)
     if label is not None:
-        from .tasks.guidance import classifier_free
+        from ..tasks.guidance import classifier_free
 
         network = classifier_free(_on_device(network), label, 1.0 if weight is None else weight)
     images = _generate(setting, plan, network, samples, seed, batch_size)
@@ -212,8 +212,8 @@ def _on_device(model: Any) -> Any:
 
 
 def _generate(setting: profiles.Profile, plan: Plan, model: Any, samples: int, seed: int, batch_size: int) -> Any:
-    from . import models
-    from .run import generate
+    from .. import models
+    from ..run import generate
 
     shape = models.manifest()[f"{setting.model}.safetensors"]["config"]["shape"]  # asks for no images
     if hasattr(model, "to"):  # a wrapper's network is there already
@@ -233,7 +233,7 @@ def _write_images(path: Path, images: Any, suffix: str, columns: int = 0) -> Non
     from PIL import Image
     from torchvision.utils import make_grid
 
-    from .data import to_uint8
+    from ..data import to_uint8
 
     columns = columns or max(1, round(len(images) ** 0.5))
     # Small images are enlarged by whole pixels, so that a viewer shows what there is.
@@ -279,7 +279,7 @@ def evaluate(
         raise UserError(f"cannot write records to {out}: it is not a folder")
     if len(seed) < 2:
         raise UserError("an interval needs at least two seeds: --seed 0 --seed 1")
-    from . import metrics, models, results
+    from .. import metrics, models, results
 
     network = models.load(setting.model)
     options = _options(eta=eta, gamma=gamma, mu=mu)
@@ -321,8 +321,8 @@ def evaluate(
 def train(profile: str, steps: int, batch_size: int, seed: int, out: Path) -> None:
     """Train a profile's network from scratch into a folder of your own (the shipped weights stay as they are)."""
     setting = profiles.get(profile)
-    from . import data, models
-    from .train import Settings, train_denoiser
+    from .. import data, models
+    from ..train import Settings, train_denoiser
 
     config = models.manifest()[f"{setting.model}.safetensors"]["config"]
     settings = Settings(steps=steps, batch=batch_size, seed=seed)
@@ -414,8 +414,8 @@ def likelihood(
 ) -> None:
     """Bits per dimension of images under the profile's network, by its probability-flow ODE."""
     setting = profiles.get(profile)
-    from . import data, models
-    from .tasks.likelihood import bits_of_images, grey_levels
+    from .. import data, models
+    from ..tasks.likelihood import bits_of_images, grey_levels
 
     everything = data.load(setting.dataset).images
     found, calls = bits_of_images(
@@ -467,13 +467,13 @@ def encode(
 ) -> None:
     """Encode images as noise, decode them again, and measure the difference."""
     setting = profiles.get(profile)
-    from .tasks import encoding
+    from ..tasks import encoding
 
     there, back = (make(solver, setting.process(), nfe, grid) for make in (encoding.encoder, encoding.decoder))
     _writable(out, (".png", ".safetensors"))
     import torch
 
-    from . import data, models
+    from .. import data, models
 
     model = models.load(setting.model)
     given = _images(images, 4 if interpolate else samples, lambda: data.load(setting.dataset).images)
@@ -556,7 +556,7 @@ def inpaint(
     """Draw the unknown part of images, or their colours; the known part is kept."""
     setting = profiles.get(profile)
     process = setting.process()
-    from .tasks import inpainting
+    from ..tasks import inpainting
 
     if repeats is None:
         plan = _plan(setting, solver, nfe, grid)
@@ -570,7 +570,7 @@ def inpaint(
     _writable(out, (".png", ".safetensors"))
     import torch
 
-    from . import data, models
+    from .. import data, models
 
     shape = models.manifest()[f"{setting.model}.safetensors"]["config"]["shape"]
     if colorize and shape[0] != 3:
@@ -637,10 +637,10 @@ def recover(
     _writable(out, (".png", ".safetensors"))
     import torch
 
-    from . import data, models
-    from .noise import normal
-    from .tasks import inverse
-    from .tasks.inpainting import check_images
+    from .. import data, models
+    from ..noise import normal
+    from ..tasks import inverse
+    from ..tasks.inpainting import check_images
 
     given = _images(images, samples, lambda: data.load(setting.dataset).images)
     check_images(given)
@@ -671,7 +671,7 @@ def recover(
 def convert(source: Path, layout: str, out: Path) -> None:
     """Convert SOURCE, a checkpoint in the format of a paper's program, to safetensors; no code in it is run."""
     _writable(out, (".safetensors",))
-    from .models import convert as conversion
+    from ..models import convert as conversion
 
     found = conversion.convert(source, layout, out)
     which = "averaged weights" if found.averaged else "weights"
@@ -688,8 +688,8 @@ def fid(samples: Path, reference: str, split: str | None, batch_size: int) -> No
 
     REFERENCE is a data set, a folder of images, a .safetensors file, or published statistics (.npz).
     """
-    from . import data, inception
-    from . import images as image_sets
+    from .. import data, inception
+    from .. import images as image_sets
 
     network = _on_device(inception.Inception())
 
