@@ -240,6 +240,23 @@ def test_imports_are_followed_through_modules_and_functions(toy):
     assert provenance.cell_key("toy", {}, toy) != after
 
 
+def test_no_module_of_the_figures_or_the_command_line_changes_a_key(toy):
+    source = toy / "src/fewstep"
+    for package in ("figures", "cli"):
+        (source / package / "one.py").write_text("from . import two\n")
+        (source / package / "two.py").write_text("from .. import shards\n")
+    (source / "figures_of_merit.py").write_text("x = 1\n")
+    imports = ["from fewstep import figures_of_merit", "import fewstep.cli.one", "from fewstep.figures import one"]
+    save_notebook(toy, imports)
+    before = provenance.cell_key("toy", {}, toy)
+    for file in [*source.glob("figures/*.py"), *source.glob("cli/*.py"), source / "shards.py"]:
+        with file.open("a") as opened:
+            opened.write("\nEXTRA = 1\n")
+    assert provenance.cell_key("toy", {}, toy) == before
+    edit(source / "figures_of_merit.py", "1", "2")
+    assert provenance.cell_key("toy", {}, toy) != before
+
+
 def test_an_edited_solver_changes_the_keys_of_its_own_cells_only(toy):
     cells = results.cells("digits", root=toy)
     assert [cell.name for cell in cells] == ["ddim", "deis"]
