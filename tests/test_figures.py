@@ -64,7 +64,7 @@ def test_image_grid_shows_colour():
 
 
 def test_labels_that_would_meet_are_moved_apart_and_no_others():
-    places = figures._apart([0.0, 1.0, 1.5, 40.0], 10.0)
+    places = figures.axes._apart([0.0, 1.0, 1.5, 40.0], 10.0)
     assert np.all(np.diff(places) >= 10.0 - 1e-9)
     assert places[3] == 40.0
     # Least squares leaves the mean of a group where it was.

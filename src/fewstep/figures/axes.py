@@ -1,0 +1,107 @@
+"""What the figures share: a figure in the book's style, its axes, lines with their intervals, labels at their ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from .rows import _values
+from .style import use_style
+
+__all__ = ["direct_labels"]
+
+
+def direct_labels(ax: Axes, *, pad: float = 4.0, fontsize: float = 7.5) -> None:
+    """Write every line's label at its right end, in its colour, instead of a legend; moved apart where they would meet.
+
+    Call it last: the limits of the axes must be final. Lines without a label are passed over.
+
+    Args:
+        ax: the axes.
+        pad: distance from the line's end, in points.
+        fontsize: of the labels, in points.
+    """
+    figure = ax.figure
+    figure.canvas.draw()  # fixes the limits and the layout
+    ends = []
+    for artist in ax.get_lines():
+        text = str(artist.get_label())
+        xy = np.asarray(artist.get_xydata(), dtype=float)
+        xy = xy[np.isfinite(xy).all(axis=1)]
+        if text.startswith("_") or not len(xy):
+            continue
+        low, high = sorted(ax.get_ylim())
+        xy[:, 1] = np.clip(xy[:, 1], low, high)
+        last = np.argmax(ax.transData.transform(xy)[:, 0])  # on the page: an axis may be inverted
+        ends.append((*ax.transData.transform(xy[last]), *xy[last], text, artist.get_color()))
+    ends.sort(key=lambda end: end[1])
+    height = 1.15 * fontsize * figure.dpi / 72
+    places = _apart([end[1] for end in ends], height, ax.bbox.y0)
+    right = max((end[0] for end in ends), default=0.0)
+    for (px, py, x, y, text, tint), place in zip(ends, places, strict=True):
+        ax.annotate(
+            text,
+            (x, y),
+            xytext=((right - px) * 72 / figure.dpi + pad, (place - py) * 72 / figure.dpi),
+            textcoords="offset points",
+            va="center",
+            fontsize=fontsize,
+            color=0.75 * np.array(to_rgb(tint)),  # darker than the line: thin strokes need more contrast
+            annotation_clip=False,
+        )
+
+
+def _apart(places: list[float], height: float, bottom: float = -np.inf) -> list[float]:
+    """Sorted positions moved as little as possible (least squares), to be ``height`` apart and above ``bottom``."""
+    # With y_i = place_i - i·height the constraint is that y increases: isotonic regression, by pooling violators.
+    pools: list[tuple[float, int]] = []
+    for i, place in enumerate(places):
+        pools.append((place - i * height, 1))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (a, m), (b, n) = pools[-2:]
+            pools[-2:] = [((a * m + b * n) / (m + n), m + n)]
+    flat = [max(value, bottom) for value, count in pools for _ in range(count)]
+    return [value + i * height for i, value in enumerate(flat)]
+
+
+def _draw(ax: Axes, rows: list[dict[str, Any]], x: str, interval: bool = True, **style: Any) -> None:
+    """A line of value against column ``x``, with its 95 % interval where there is one and it is asked for.
+
+    Of several values at one place, such as those of several seeds, the mean is drawn.
+    """
+    rows = sorted(rows, key=lambda row: row[x])
+    at = _values(rows, x)
+    (drawn,) = ax.plot(at, [np.mean([row["value"] for row in rows if row[x] == place]) for place in at], **style)
+    if interval and all(row["low"] is not None for row in rows):
+        low, high = ([row[end] for row in rows] for end in ("low", "high"))
+        ax.fill_between(at, low, high, color=drawn.get_color(), alpha=0.12, linewidth=0)
+
+
+def _calls(ax: Axes, ticks: Sequence[int]) -> None:
+    """A logarithmic axis of network calls, with plain numbers at the counts that were measured."""
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [str(n) for n in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("network calls")
+
+
+def _plain_log(axis: Axis) -> None:
+    """A logarithmic axis with plain numbers at 1, 2, 5, 10, 20 …, for ranges of a decade or two."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _new(rows: int = 1, columns: int = 1, **keywords: Any) -> tuple[Figure, np.ndarray]:
+    """A figure in the book's style with an array of axes, shape (rows, columns)."""
+    use_style()
+    return plt.subplots(rows, columns, squeeze=False, **keywords)

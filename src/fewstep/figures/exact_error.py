@@ -1,0 +1,140 @@
+"""Errors to the exact solution of a problem that has one, and the orders of convergence that they show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from ..solvers import SOLVERS
+from .axes import _calls, _draw, _new, direct_labels
+from .families import _panels, own_grid
+from .rows import Records, _rows, _values
+from .style import BLACK, BROWN, GRID_COLORS, PURPLE, RED, SKY, label, line
+
+__all__ = ["convergence", "error_against_nfe"]
+
+
+def error_against_nfe(
+    records: Records, solvers: Sequence[str] | None = None, grid: str | None = None, process: str = "vp"
+) -> Figure:
+    """Error to the exact solution against the number of calls (experiment ``exact_error``), with slopes to compare by.
+
+    Args:
+        records: of the experiment.
+        solvers: names, drawn into one panel; by default all that were measured, a panel for each family.
+        grid: the grid; by default each solver's own.
+        process: the name of the process.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    rows = _rows(records, metric="error", process=process)
+    panels = _panels(solvers, rows)
+    across = min(2, len(panels))
+    down = -(-len(panels) // across)
+    figure, axes = _new(down, across, figsize=(7.0, 3.4 if down == 1 else 2.9 * down), sharey=True)
+    for ax, (title, names) in zip(axes.flat, panels.items(), strict=False):
+        for name in names:
+            wanted = [row for row in rows if row["solver"] == name]
+            own = grid or own_grid(name, _values(wanted, "grid"))
+            _draw(ax, [row for row in wanted if row["grid"] == own], "nfe", **line(name))
+        ax.set_title(title)
+        _calls(ax, (5, 10, 20, 40, 80, 160, 320, 640))
+    drawn = [row["value"] for row in rows if row["solver"] in {name for names in panels.values() for name in names}]
+    for ax in axes[:, 0]:
+        ax.set_ylabel("RMS error")
+        # Unstable methods reach 10³ at five calls; the axis stays where errors mean something.
+        ax.set(yscale="log", ylim=(max(1e-9, 0.5 * min(drawn)), min(10.0, 2.0 * max(drawn))))
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    for ax in axes.flat[: len(panels)]:
+        _slopes(ax, (1, 2, 4))
+        direct_labels(ax)
+    return figure
+
+
+def _slopes(ax: Axes, orders: Sequence[int]) -> None:
+    """Short grey lines of error ∝ NFE^−p from one point, in the lower left of a log–log panel."""
+    low, high = ax.get_ylim()
+    top = low * (high / low) ** 0.32
+    x = np.array([5.0, 10.0])
+    for order in orders:
+        y = top * (x / x[0]) ** -order
+        ax.plot(x, y, color="#888888", linewidth=0.9)
+        ax.annotate(
+            f"{order}",
+            (x[1], y[1]),
+            xytext=(2, 0),
+            textcoords="offset points",
+            fontsize=7,
+            color="#666666",
+            va="center",
+        )
+    ax.annotate(
+        "order", (x[0], top), xytext=(0, 2), textcoords="offset points", fontsize=7, color="#666666", va="bottom"
+    )
+
+
+def convergence(records: Records, process: str = "vp", columns: int = 5) -> Figure:
+    """Error to the exact solution against calls, a panel for each solver, with the slope that theory gives.
+
+    A panel has a line for each grid and the fitted slope in its colour, the slope of theory dashed below the lines, and
+    DDIM on its first grid in light grey.
+
+    Args:
+        records: of the experiment ``exact_error``.
+        process: the name of a process with fitted orders.
+        columns: panels in a row.
+
+    Raises:
+        UserError: if nothing of the kind was measured.
+    """
+    rows = _rows(records, metric="error", process=process)
+    orders = _rows(records, metric="order", process=process)
+    names = [name for name in SOLVERS if any(row["solver"] == name for row in orders)]
+    down = -(-len(names) // columns)
+    figure, axes = _new(down, columns, figsize=(7.0, 0.4 + 1.3 * down), sharex=True, sharey=True)
+    grids = _values(orders, "grid")
+    tints = {
+        grid: GRID_COLORS.get(grid, color) for grid, color in zip(grids, [RED, PURPLE, SKY, BROWN] * 9, strict=False)
+    }
+    ddim = [row for row in rows if row["solver"] == "ddim" and row["grid"] == grids[0]]
+    place_of = {name: place for place, name in enumerate(names)}
+    for ax, name in zip(axes.flat, names, strict=False):
+        _draw(ax, ddim, "nfe", color="#cccccc", linewidth=1.0)
+        fitted = {row["grid"]: row for row in orders if row["solver"] == name}
+        for place, (grid, fit) in enumerate(fitted.items()):
+            chosen = [row for row in rows if row["solver"] == name and row["grid"] == grid]
+            _draw(ax, chosen, "nfe", color=tints[grid], linewidth=1.0, marker=".", markersize=3)
+            where = {"xycoords": "axes fraction", "fontsize": 6.5, "color": 0.75 * np.array(to_rgb(tints[grid]))}
+            ax.annotate(f"{fit['value']:.1f}", (0.03 + 0.17 * place, 0.05), **where)
+        theory = next(iter(fitted.values()))["theory"]
+        best = [row for row in rows if row["solver"] == name and row["nfe"] >= next(iter(fitted.values()))["fit_from"]]
+        first = min(row["nfe"] for row in best)
+        level = 0.25 * min(row["value"] for row in best if row["nfe"] == first)
+        x = np.array([first, max(row["nfe"] for row in best)])
+        ax.plot(x, level * (x / first) ** -float(theory), color=BLACK, linewidth=0.9, linestyle="--")
+        ax.annotate(f"{theory}", (x[0], level), xytext=(-2, -1), textcoords="offset points", fontsize=6.5, ha="right")
+        ax.set_title(label(name), fontsize=7.5)
+        ax.set(xscale="log", yscale="log", ylim=(1e-11, 10.0))
+        ax.tick_params(labelsize=6.5)
+        ax.set_xticks([10, 100], ["10", "100"])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_yticks([1e-9, 1e-6, 1e-3, 1])
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.tick_params(labelbottom=place_of[name] >= len(names) - columns)
+    for ax in axes.flat[len(names) :]:
+        ax.remove()
+    handles = [plt.Line2D([], [], color=tints[grid], marker=".", label=grid) for grid in grids]
+    handles += [plt.Line2D([], [], color=BLACK, linestyle="--", label="theory")]
+    handles += [plt.Line2D([], [], color="#cccccc", label=f"DDIM, {grids[0]}")]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    figure.supxlabel("network calls", fontsize=8)
+    figure.supylabel("RMS error", fontsize=8)
+    return figure

@@ -1,0 +1,88 @@
+"""Families of solvers, a panel for each, and the grid that a solver is shown on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..solvers import get
+from .rows import _values
+
+__all__ = ["FAMILIES", "own_grid"]
+
+FAMILIES = {
+    "first order": ("ddim", "euler", "ei-score", "reverse-diffusion-ode", "quasi-taylor", "ge"),
+    "pseudo numerical": ("ddim", "pndm-s", "pndm-f", "pndm-prk", "plms", "ipndm-2", "ipndm-3", "ipndm-4", "fon"),
+    "DEIS, multistep": (
+        "ddim",
+        "deis-tab1",
+        "deis-tab2",
+        "deis-tab3",
+        "deis-rhoab1",
+        "deis-rhoab2",
+        "deis-rhoab3",
+    ),
+    "Runge–Kutta": (
+        "ddim",
+        "deis-rhork-midpoint",
+        "deis-rhork-heun",
+        "deis-rhork-kutta3",
+        "deis-rhork-heun3",
+        "deis-rhork-rk4",
+        "rk4",
+        "dpm2",
+    ),
+    "DPM-Solver": (
+        "ddim",
+        "dpm-solver-2",
+        "dpm-solver-3",
+        "dpm-solver-fast",
+        "dpm-solver-2m",
+        "dpm-solver-3m",
+        "dpmpp-2s",
+        "dpmpp-3s",
+        "dpmpp-2m",
+        "dpmpp-3m",
+    ),
+    "UniPC": ("ddim", "unipc-1", "unipc-2", "unipc-3", "unipc-4"),
+    "DEIS in λ": ("ddim", "deis-rhoab3", "deis-lambdaab1", "deis-lambdaab2", "deis-lambdaab3"),
+    "SDE, first order": (
+        "ddim",
+        "ddpm",
+        "ddpm-beta-tilde",
+        "euler-maruyama",
+        "reverse-diffusion",
+        "ito-taylor",
+    ),
+    "SDE, exponential": (
+        "ddim",
+        "sde-dpm-solver-2m",
+        "dpm2-ancestral",
+        "dpmpp-2s-ancestral",
+        "dpmpp-sde",
+        "dpmpp-2m-sde",
+        "dpmpp-3m-sde",
+    ),
+}
+"""The panels of a figure of all solvers; DDIM is in each, to compare by."""
+
+
+def _panels(solvers: Sequence[str] | None, rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Which solvers go into which panel: those asked for into one, else each family that was measured into its own.
+
+    A solver of no family, such as one that a reader has added, goes into a panel of such.
+    """
+    measured = _values(rows, "solver")
+    if solvers is not None:
+        return {"": [name for name in solvers if name in measured]}
+    panels = {title: [name for name in names if name in measured] for title, names in FAMILIES.items()}
+    panels["others"] = [name for name in measured if not any(name in names for names in FAMILIES.values())]
+    if set(measured) == {"ddim"}:
+        return {"": ["ddim"]}
+    return {title: names for title, names in panels.items() if set(names) - {"ddim"}}
+
+
+def own_grid(solver: str, measured: Sequence[str]) -> str:
+    """The grid that a solver's authors prefer, or the first of those measured where that is not among them."""
+    own = get(solver).default_grid
+    return own if own in measured else measured[0]
