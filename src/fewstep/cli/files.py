@@ -1,0 +1,58 @@
+"""Files that commands read and write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+
+def _writable(out: Path, suffixes: Iterable[str]) -> None:
+    """Refuse an output file before the work, not after it."""
+    if out.suffix not in suffixes:
+        raise UserError(f"cannot write {out}: its name must end in {' or '.join(suffixes)}")
+    if not out.parent.is_dir():
+        raise UserError(f"cannot write {out}: the folder {out.parent} does not exist")
+    if out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise UserError(f"cannot write {out}: no right to write there, choose another place")
+
+
+def _write_images(path: Path, images: Any, suffix: str, columns: int = 0) -> None:
+    if suffix == ".safetensors":
+        from safetensors.torch import save
+
+        path.write_bytes(save({"samples": images.contiguous()}))
+        return
+    from PIL import Image
+    from torchvision.utils import make_grid
+
+    from ..data import to_uint8
+
+    columns = columns or max(1, round(len(images) ** 0.5))
+    # Small images are enlarged by whole pixels, so that a viewer shows what there is.
+    scale = max(1, 64 // images.shape[-1])
+    pixels = to_uint8(images).repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    picture = make_grid(pixels, nrow=columns, padding=2, pad_value=255)
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path, format="PNG")
+
+
+def _images(path: Path | None, samples: int, default: Any) -> Any:
+    """The first ``samples`` images of a file, or of the data set, which ``default`` loads."""
+    return (default() if path is None else _tensor(path, "samples").float())[:samples]
+
+
+def _tensor(path: Path, name: str) -> Any:
+    """The tensor of this name in a safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        found = load(path.read_bytes())
+    except (OSError, SafetensorError):
+        raise UserError(f"cannot read {path}: a safetensors file with a tensor {name!r} is needed") from None
+    if name not in found:
+        raise UserError(f"{path} has no tensor {name!r}, only {', '.join(sorted(found)) or 'nothing'}")
+    return found[name]
