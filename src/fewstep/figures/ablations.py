@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from ..results import METRICS
 from ..solvers import SOLVERS
-from .axes import _calls, _draw, _new, _plain_log, direct_labels
-from .rows import Records, _rows, _values
+from .axes import calls_axis, direct_labels, draw, new_figure, plain_log
+from .rows import Records, distinct, rows_of
 from .style import label, line
 
 __all__ = ["PROBLEMS", "gamma_sweep", "ingredients", "schedules", "time_grids"]
@@ -25,9 +25,9 @@ PROBLEMS = {
 
 def _three(records: Records) -> tuple[Figure, dict[str, tuple[Axes, list[dict[str, Any]]]]]:
     """A panel for each of :data:`PROBLEMS` that was measured, with its rows."""
-    rows = [row for row in _rows(records) if row["metric"] in ("error", "frechet_distance")]
+    rows = [row for row in rows_of(records) if row["metric"] in ("error", "frechet_distance")]
     found = [name for name in PROBLEMS if any(row["problem"] == name for row in rows)]
-    figure, axes = _new(1, len(found), figsize=(7.0, 3.0))
+    figure, axes = new_figure(1, len(found), figsize=(7.0, 3.0))
     panels = {}
     for ax, name in zip(axes[0], found, strict=True):
         ax.set_title(PROBLEMS[name])
@@ -43,12 +43,12 @@ def gamma_sweep(records: Records) -> Figure:
     """
     figure, panels = _three(records)
     for ax, rows in panels.values():
-        for nfe in sorted(_values(rows, "nfe")):
+        for nfe in sorted(distinct(rows, "nfe")):
             chosen = [row for row in rows if row["nfe"] == nfe]
-            _draw(ax, chosen, "gamma", False, marker="o", label=f"{nfe} calls")
+            draw(ax, chosen, "gamma", False, marker="o", label=f"{nfe} calls")
         ax.axvline(1.0, color="#888888", linewidth=0.8, linestyle=":")
         ax.set_xlabel("γ (1 is DDIM)")
-        _plain_log(ax.yaxis)
+        plain_log(ax.yaxis)
     for ax, _ in panels.values():
         direct_labels(ax)
     return figure
@@ -60,16 +60,16 @@ def schedules(records: Records) -> Figure:
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    rows = _rows(records, metric="frechet_distance")
-    gammas = sorted(_values(rows, "gamma"))
-    figure, axes = _new(1, len(gammas), sharey=True)
+    rows = rows_of(records, metric="frechet_distance")
+    gammas = sorted(distinct(rows, "gamma"))
+    figure, axes = new_figure(1, len(gammas), sharey=True)
     for ax, gamma in zip(axes[0], gammas, strict=True):
-        for grid, shape in zip(_values(rows, "grid"), "osv^DP*X" * 2, strict=False):
+        for grid, shape in zip(distinct(rows, "grid"), "osv^DP*X" * 2, strict=False):
             chosen = [row for row in rows if row["grid"] == grid and row["gamma"] == gamma]
-            _draw(ax, chosen, "nfe", False, marker=shape, label=grid)
+            draw(ax, chosen, "nfe", False, marker=shape, label=grid)
         ax.set_title("DDIM (γ = 1)" if gamma == 1 else f"gradient estimation, γ = {gamma:g}")
-        _plain_log(ax.yaxis)
-        _calls(ax, sorted(_values(rows, "nfe")))
+        plain_log(ax.yaxis)
+        calls_axis(ax, sorted(distinct(rows, "nfe")))
     axes[0, 0].set_ylabel(METRICS["frechet_distance"])
     for ax in axes[0]:
         direct_labels(ax)
@@ -86,12 +86,12 @@ def time_grids(records: Records) -> Figure:
     figure.set_size_inches(7.0, 3.6)
     grids: list[str] = []
     for ax, rows in panels.values():
-        grids = grids or [*reversed(_values(rows, "grid"))]
-        for name in (name for name in SOLVERS if name in _values(rows, "solver")):
+        grids = grids or [*reversed(distinct(rows, "grid"))]
+        for name in (name for name in SOLVERS if name in distinct(rows, "solver")):
             chosen = [row for row in rows if row["solver"] == name]
             at = [grids.index(row["grid"]) for row in chosen]
             ax.plot([row["value"] for row in chosen], at, **{**line(name), "linestyle": "none"})
-        _plain_log(ax.xaxis)
+        plain_log(ax.xaxis)
         ax.set_yticks(range(len(grids)), grids if ax is next(iter(panels.values()))[0] else [""] * len(grids))
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
@@ -108,13 +108,13 @@ def ingredients(records: Records) -> Figure:
     figure.set_size_inches(7.0, 3.6)
     shapes = {"uniform": "-", "quadratic": "--", "rho7": ":"}
     for name, (ax, rows) in panels.items():
-        for solver in (name for name in SOLVERS if name in _values(rows, "solver")):
+        for solver in (name for name in SOLVERS if name in distinct(rows, "solver")):
             for grid in (grid for grid in shapes if any(r["grid"] == grid and r["solver"] == solver for r in rows)):
                 style = {**line(solver), "linestyle": shapes[grid], "label": f"{label(solver)}, {grid}"}
                 chosen = [row for row in rows if row["solver"] == solver and row["grid"] == grid]
-                _draw(ax, chosen, "nfe", False, **style)
-        _plain_log(ax.yaxis) if name == "network" else ax.set_yscale("log")
-        _calls(ax, sorted(_values(rows, "budget")))
+                draw(ax, chosen, "nfe", False, **style)
+        plain_log(ax.yaxis) if name == "network" else ax.set_yscale("log")
+        calls_axis(ax, sorted(distinct(rows, "budget")))
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure

@@ -13,10 +13,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from .rows import _values
+from .rows import distinct
 from .style import use_style
 
-__all__ = ["direct_labels"]
+__all__ = ["calls_axis", "direct_labels", "draw", "new_figure", "plain_log"]
 
 
 def direct_labels(ax: Axes, *, pad: float = 4.0, fontsize: float = 7.5) -> None:
@@ -72,20 +72,20 @@ def _apart(places: list[float], height: float, bottom: float = -np.inf) -> list[
     return [value + i * height for i, value in enumerate(flat)]
 
 
-def _draw(ax: Axes, rows: list[dict[str, Any]], x: str, interval: bool = True, **style: Any) -> None:
+def draw(ax: Axes, rows: list[dict[str, Any]], x: str, interval: bool = True, **style: Any) -> None:
     """A line of value against column ``x``, with its 95 % interval where there is one and it is asked for.
 
     Of several values at one place, such as those of several seeds, the mean is drawn.
     """
     rows = sorted(rows, key=lambda row: row[x])
-    at = _values(rows, x)
+    at = distinct(rows, x)
     (drawn,) = ax.plot(at, [np.mean([row["value"] for row in rows if row[x] == place]) for place in at], **style)
     if interval and all(row["low"] is not None for row in rows):
         low, high = ([row[end] for row in rows] for end in ("low", "high"))
         ax.fill_between(at, low, high, color=drawn.get_color(), alpha=0.12, linewidth=0)
 
 
-def _calls(ax: Axes, ticks: Sequence[int]) -> None:
+def calls_axis(ax: Axes, ticks: Sequence[int]) -> None:
     """A logarithmic axis of network calls, with plain numbers at the counts that were measured."""
     ax.set_xscale("log")
     ax.set_xticks(ticks, [str(n) for n in ticks])
@@ -93,7 +93,7 @@ def _calls(ax: Axes, ticks: Sequence[int]) -> None:
     ax.set_xlabel("network calls")
 
 
-def _plain_log(axis: Axis) -> None:
+def plain_log(axis: Axis) -> None:
     """A logarithmic axis with plain numbers at 1, 2, 5, 10, 20 …, for ranges of a decade or two."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -101,7 +101,7 @@ def _plain_log(axis: Axis) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def _new(rows: int = 1, columns: int = 1, **keywords: Any) -> tuple[Figure, np.ndarray]:
+def new_figure(rows: int = 1, columns: int = 1, **keywords: Any) -> tuple[Figure, np.ndarray]:
     """A figure in the book's style with an array of axes, shape (rows, columns)."""
     use_style()
     return plt.subplots(rows, columns, squeeze=False, **keywords)

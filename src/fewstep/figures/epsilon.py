@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from .axes import _draw, _new, direct_labels
-from .rows import Records, _rows, _values
+from .axes import direct_labels, draw, new_figure
+from .rows import Records, distinct, rows_of
 from .style import BLACK, BLUE, GREY, RED, line
 
 __all__ = ["denoiser_error", "extrapolation", "parametrisation"]
@@ -26,17 +26,17 @@ def parametrisation(records: Records, step: int = 20, times: Sequence[int] = (90
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    rows = _rows(records)
-    figure, axes = _new(1, 2)
+    rows = rows_of(records)
+    figure, axes = new_figure(1, 2)
     left, right = axes[0]
     names = {"score_error": ("ei-score", "score frozen"), "eps_error": ("ei-eps", "ε frozen")}
     for metric, (solver, text) in names.items():
         style = {**line(solver), "label": text}
         chosen = [row for row in rows if row["metric"] == metric]
-        _draw(left, [row for row in chosen if row["step"] == step], "t", **style)
+        draw(left, [row for row in chosen if row["step"] == step], "t", **style)
         for t, alpha in zip(times, (1.0, 0.65, 0.35), strict=False):
             more = {"label": f"t = {t}", "alpha": alpha}
-            _draw(right, [row for row in chosen if row["t"] == t], "step", **{**style, **more})
+            draw(right, [row for row in chosen if row["t"] == t], "step", **{**style, **more})
     left.set(yscale="log", xlabel="time t at which the step begins", ylabel="RMS error of one step")
     left.set_title(f"a step of {step} labels")
     right.set(xscale="log", yscale="log", xlabel="step size in labels", title="steps from three times")
@@ -55,14 +55,14 @@ def extrapolation(records: Records, grid: str = "uniform") -> Figure:
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    rows = _rows(records, metric="extrapolation_error", grid=grid)
-    figure, axes = _new(1, 2, sharey=True)
+    rows = rows_of(records, metric="extrapolation_error", grid=grid)
+    figure, axes = new_figure(1, 2, sharey=True)
     shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, 4))
     for ax, variable, text in zip(axes[0], ("t", "rho"), ("t", "ρ"), strict=True):
-        for degree in _values(rows, "degree"):
+        for degree in distinct(rows, "degree"):
             chosen = [row for row in rows if row["degree"] == degree and row["variable"] == variable]
             # The time axis runs from noise to data, as the sampler does: the lines end, and are labelled, at the data.
-            _draw(ax, chosen, "t", color=shades[degree], marker="ovs^"[degree], label=f"degree {degree}")
+            draw(ax, chosen, "t", color=shades[degree], marker="ovs^"[degree], label=f"degree {degree}")
         ax.set(yscale="log", xlabel="time t", title=f"polynomial in {text}")
     axes[0, 0].set_ylabel("relative error of ε")
     axes[0, 0].invert_xaxis()
@@ -82,8 +82,8 @@ def denoiser_error(records: Records, pixels: int = 64) -> Figure:
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    rows = _rows(records)
-    figure, axes = _new(1, 2)
+    rows = rows_of(records)
+    figure, axes = new_figure(1, 2)
     left, right = axes[0]
     names = {
         ("network", "ideal"): ("network against\nideal denoiser", RED, "o"),
@@ -93,10 +93,10 @@ def denoiser_error(records: Records, pixels: int = 64) -> Figure:
     for (of, against), (text, tint, shape) in names.items():
         chosen = [r for r in rows if r["metric"] == "relative_error" and (r["of"], r["against"]) == (of, against)]
         if chosen:
-            _draw(left, chosen, "sigma", label=text, color=tint, marker=shape, markersize=3)
+            draw(left, chosen, "sigma", label=text, color=tint, marker=shape, markersize=3)
     left.set(xscale="log", xlabel="σ (= ρ)", ylabel="relative error")
     distances = [row for row in rows if row["metric"] == "distance" and row["sigma"] > 0]
-    _draw(right, distances, "sigma", color=BLACK, marker="o", markersize=3, label="distance to the data")
+    draw(right, distances, "sigma", color=BLACK, marker="o", markersize=3, label="distance to the data")
     sigma = np.array(sorted(row["sigma"] for row in distances))
     right.plot(sigma, np.sqrt(pixels) * sigma, color=GREY, linestyle="--", label="√n σ")
     right.set(xscale="log", yscale="log", xlabel="σ (= ρ)", ylabel="distance")

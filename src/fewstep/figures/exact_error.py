@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from ..solvers import SOLVERS
-from .axes import _calls, _draw, _new, direct_labels
-from .families import _panels, own_grid
-from .rows import Records, _rows, _values
+from .axes import calls_axis, direct_labels, draw, new_figure
+from .families import own_grid, panels_of
+from .rows import Records, distinct, rows_of
 from .style import BLACK, BROWN, GRID_COLORS, PURPLE, RED, SKY, label, line
 
 __all__ = ["convergence", "error_against_nfe"]
@@ -34,18 +34,18 @@ def error_against_nfe(
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    rows = _rows(records, metric="error", process=process)
-    panels = _panels(solvers, rows)
+    rows = rows_of(records, metric="error", process=process)
+    panels = panels_of(solvers, rows)
     across = min(2, len(panels))
     down = -(-len(panels) // across)
-    figure, axes = _new(down, across, figsize=(7.0, 3.4 if down == 1 else 2.9 * down), sharey=True)
+    figure, axes = new_figure(down, across, figsize=(7.0, 3.4 if down == 1 else 2.9 * down), sharey=True)
     for ax, (title, names) in zip(axes.flat, panels.items(), strict=False):
         for name in names:
             wanted = [row for row in rows if row["solver"] == name]
-            own = grid or own_grid(name, _values(wanted, "grid"))
-            _draw(ax, [row for row in wanted if row["grid"] == own], "nfe", **line(name))
+            own = grid or own_grid(name, distinct(wanted, "grid"))
+            draw(ax, [row for row in wanted if row["grid"] == own], "nfe", **line(name))
         ax.set_title(title)
-        _calls(ax, (5, 10, 20, 40, 80, 160, 320, 640))
+        calls_axis(ax, (5, 10, 20, 40, 80, 160, 320, 640))
     drawn = [row["value"] for row in rows if row["solver"] in {name for names in panels.values() for name in names}]
     for ax in axes[:, 0]:
         ax.set_ylabel("RMS error")
@@ -95,23 +95,23 @@ def convergence(records: Records, process: str = "vp", columns: int = 5) -> Figu
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    rows = _rows(records, metric="error", process=process)
-    orders = _rows(records, metric="order", process=process)
+    rows = rows_of(records, metric="error", process=process)
+    orders = rows_of(records, metric="order", process=process)
     names = [name for name in SOLVERS if any(row["solver"] == name for row in orders)]
     down = -(-len(names) // columns)
-    figure, axes = _new(down, columns, figsize=(7.0, 0.4 + 1.3 * down), sharex=True, sharey=True)
-    grids = _values(orders, "grid")
+    figure, axes = new_figure(down, columns, figsize=(7.0, 0.4 + 1.3 * down), sharex=True, sharey=True)
+    grids = distinct(orders, "grid")
     tints = {
         grid: GRID_COLORS.get(grid, color) for grid, color in zip(grids, [RED, PURPLE, SKY, BROWN] * 9, strict=False)
     }
     ddim = [row for row in rows if row["solver"] == "ddim" and row["grid"] == grids[0]]
     place_of = {name: place for place, name in enumerate(names)}
     for ax, name in zip(axes.flat, names, strict=False):
-        _draw(ax, ddim, "nfe", color="#cccccc", linewidth=1.0)
+        draw(ax, ddim, "nfe", color="#cccccc", linewidth=1.0)
         fitted = {row["grid"]: row for row in orders if row["solver"] == name}
         for place, (grid, fit) in enumerate(fitted.items()):
             chosen = [row for row in rows if row["solver"] == name and row["grid"] == grid]
-            _draw(ax, chosen, "nfe", color=tints[grid], linewidth=1.0, marker=".", markersize=3)
+            draw(ax, chosen, "nfe", color=tints[grid], linewidth=1.0, marker=".", markersize=3)
             where = {"xycoords": "axes fraction", "fontsize": 6.5, "color": 0.75 * np.array(to_rgb(tints[grid]))}
             ax.annotate(f"{fit['value']:.1f}", (0.03 + 0.17 * place, 0.05), **where)
         theory = next(iter(fitted.values()))["theory"]

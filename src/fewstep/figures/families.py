@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..solvers import get
-from .rows import _values
+from .rows import distinct
 
-__all__ = ["FAMILIES", "own_grid"]
+__all__ = ["FAMILIES", "own_grid", "panels_of"]
 
 FAMILIES = {
     "first order": ("ddim", "euler", "ei-score", "reverse-diffusion-ode", "quasi-taylor", "ge"),
@@ -67,12 +67,12 @@ FAMILIES = {
 """The panels of a figure of all solvers; DDIM is in each, to compare by."""
 
 
-def _panels(solvers: Sequence[str] | None, rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+def panels_of(solvers: Sequence[str] | None, rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Which solvers go into which panel: those asked for into one, else each family that was measured into its own.
 
     A solver of no family, such as one that a reader has added, goes into a panel of such.
     """
-    measured = _values(rows, "solver")
+    measured = distinct(rows, "solver")
     if solvers is not None:
         return {"": [name for name in solvers if name in measured]}
     panels = {title: [name for name in names if name in measured] for title, names in FAMILIES.items()}

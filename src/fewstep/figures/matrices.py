@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ..errors import UserError
 from ..plan import Plan
-from .axes import _new
+from .axes import new_figure
 from .style import BLACK
 
 __all__ = ["canonical_difference", "canonical_matrices", "canonical_matrix"]
@@ -36,7 +36,7 @@ def canonical_matrix(plan: Plan, ax: Axes | None = None, title: str | None = Non
     C = C / np.abs(C).max(axis=0)
     alone = ax is None
     if ax is None:
-        ax = _new(figsize=(3.6, 3.0))[1][0, 0]
+        ax = new_figure(figsize=(3.6, 3.0))[1][0, 0]
     drawn = ax.imshow(C, cmap="RdBu_r", norm=Normalize(-1, 1), interpolation="nearest")
     ax.grid(False)
     ax.set_xlabel("output of call")
@@ -61,7 +61,7 @@ def canonical_matrices(plans: Mapping[str, Plan], columns: int = 5) -> Figure:
         columns: pictures in a row.
     """
     rows = -(-len(plans) // columns)
-    figure, axes = _new(rows, columns, figsize=(7.0, 0.35 + 1.55 * rows))
+    figure, axes = new_figure(rows, columns, figsize=(7.0, 0.35 + 1.55 * rows))
     for ax, (title, plan) in zip(axes.flat, plans.items(), strict=False):
         canonical_matrix(plan, ax)
         if plan.stochastic:
@@ -101,7 +101,7 @@ def canonical_difference(first: tuple[str, Plan], second: tuple[str, Plan]) -> F
         raise UserError(f"tables of as many calls are needed, got {p.nfe} and {q.nfe}")
     C, D = _outputs(p), _outputs(q)
     scale = np.maximum(np.abs(C).max(axis=0), np.abs(D).max(axis=0))
-    figure, axes = _new(1, 3, figsize=(7.0, 2.5))
+    figure, axes = new_figure(1, 3, figsize=(7.0, 2.5))
     titles = (first[0], second[0], "first − second")
     for ax, table, title in zip(axes[0], (C, D, C - D), titles, strict=True):
         ax.imshow(table / scale, cmap="RdBu_r", norm=Normalize(-1, 1), interpolation="nearest")

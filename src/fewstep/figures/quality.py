@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from ..results import METRICS
 from ..solvers import get
-from .axes import _calls, _draw, _new, _plain_log, direct_labels
-from .families import _panels, own_grid
-from .rows import Records, _rows, _values
+from .axes import calls_axis, direct_labels, draw, new_figure, plain_log
+from .families import own_grid, panels_of
+from .rows import Records, distinct, rows_of
 from .style import GREY, line
 
 __all__ = ["quality_against_cost", "quality_against_nfe"]
@@ -39,22 +39,22 @@ def quality_against_nfe(
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    rows = _rows(records, metric=metric, gamma=None)  # where γ is swept, other samples are counted
-    panels = _panels(solvers, rows)
+    rows = rows_of(records, metric=metric, gamma=None)  # where γ is swept, other samples are counted
+    panels = panels_of(solvers, rows)
     across = min(2, len(panels))
     down = -(-len(panels) // across)
-    figure, axes = _new(down, across, figsize=(7.0, 3.0 if down == 1 else 2.7 * down), sharey=True)
+    figure, axes = new_figure(down, across, figsize=(7.0, 3.0 if down == 1 else 2.7 * down), sharey=True)
     for ax, (title, names) in zip(axes.flat, panels.items(), strict=False):
         for name in names:
             wanted = [row for row in rows if row["solver"] == name]
-            own = grid or own_grid(name, _values(wanted, "grid"))
-            _draw(ax, [row for row in wanted if row["grid"] == own], "nfe", len(names) == 1, **line(name))
+            own = grid or own_grid(name, distinct(wanted, "grid"))
+            draw(ax, [row for row in wanted if row["grid"] == own], "nfe", len(names) == 1, **line(name))
         if floor is not None:
             ax.axhline(floor, color=GREY, linewidth=0.9, linestyle=":")
         ax.set_title(title)
         if metric == "frechet_distance":  # the kernel distance may be negative
-            _plain_log(ax.yaxis)
-        _calls(ax, (5, 10, 20, 50))
+            plain_log(ax.yaxis)
+        calls_axis(ax, (5, 10, 20, 50))
     for ax in axes[:, 0]:
         ax.set_ylabel(METRICS[metric])
     for ax in axes.flat[len(panels) :]:
@@ -70,15 +70,15 @@ def quality_against_cost(records: Records, solvers: Sequence[str]) -> Figure:
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    figure, axes = _new(figsize=(4.6, 3.0))
+    figure, axes = new_figure(figsize=(4.6, 3.0))
     ax = axes[0, 0]
     for name in solvers:
         own = {"solver": name, "grid": get(name).default_grid, "gamma": None}
-        seconds = _rows(records, metric="seconds", **own)
-        distances = _rows(records, metric="frechet_distance", **own)
+        seconds = rows_of(records, metric="seconds", **own)
+        distances = rows_of(records, metric="frechet_distance", **own)
         for row in distances:
             row["seconds"] = np.mean([other["value"] for other in seconds if other["nfe"] == row["nfe"]])
-        _draw(ax, distances, "seconds", **line(name))
+        draw(ax, distances, "seconds", **line(name))
     ax.set(xscale="log", yscale="log", xlabel="seconds", ylabel=METRICS["frechet_distance"])
     direct_labels(ax)
     return figure

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import UserError
 from ..results import Record, Recorder
 
-__all__ = ["Records", "cells_drawn"]
+__all__ = ["Records", "cells_drawn", "distinct", "rows_of"]
 
 Records = Iterable[Record | Recorder]
 """Records as :func:`fewstep.results.load` returns them, or the recorder that a notebook has just filled."""
@@ -40,7 +40,7 @@ def cells_drawn() -> Iterator[set[str]]:
         _LOOKED_AT.reset(token)
 
 
-def _rows(records: Records, **where: Any) -> list[dict[str, Any]]:
+def rows_of(records: Records, **where: Any) -> list[dict[str, Any]]:
     """The measurements as flat rows, those whose columns have these values.
 
     Raises:
@@ -59,6 +59,6 @@ def _rows(records: Records, **where: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _values(rows: Iterable[dict[str, Any]], column: str) -> list[Any]:
+def distinct(rows: Iterable[dict[str, Any]], column: str) -> list[Any]:
     """The distinct values of a column, in their order of appearance."""
     return list(dict.fromkeys(row[column] for row in rows))

@@ -9,8 +9,8 @@ from matplotlib.ticker import NullLocator
 
 from ..results import METRICS
 from ..solvers import SOLVERS
-from .axes import _calls, _draw, _new, _plain_log, direct_labels
-from .rows import Records, _rows, _values
+from .axes import calls_axis, direct_labels, draw, new_figure, plain_log
+from .rows import Records, distinct, rows_of
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, RED, line
 
 __all__ = ["METHODS", "guidance", "inpainting", "inverse", "likelihood"]
@@ -24,19 +24,19 @@ def likelihood(records: Records) -> Figure:
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    rows = _rows(records, metric="likelihood_error", of=None)
+    rows = rows_of(records, metric="likelihood_error", of=None)
     titles = {"mixture": "mixture", "digits": "digits, ideal denoiser", "network": "digits, network"}
-    problems = sorted(_values(rows, "problem"), key=list(titles).index)
-    figure, axes = _new(1, len(problems), sharey=True, figsize=(7.0, 3.0))
+    problems = sorted(distinct(rows, "problem"), key=list(titles).index)
+    figure, axes = new_figure(1, len(problems), sharey=True, figsize=(7.0, 3.0))
     for ax, problem in zip(axes[0], problems, strict=True):
         here = [row for row in rows if row["problem"] == problem]
         for solver, grid in dict.fromkeys((row["solver"], row["grid"]) for row in here):
             adaptive = {"color": "k", "marker": ".", "linestyle": "-" if grid == "in t" else "--"}
             style = {**adaptive, "label": f"RK45 {grid.replace('rho', 'ρ')}"} if solver == "rk45" else line(solver)
-            _draw(ax, [row for row in here if (row["solver"], row["grid"]) == (solver, grid)], "nfe", **style)
+            draw(ax, [row for row in here if (row["solver"], row["grid"]) == (solver, grid)], "nfe", **style)
         ax.axhline(0.01, color="k", linestyle=":", linewidth=1)
         ax.set(title=titles[problem], yscale="log", ylim=(1e-6, 10))
-        _calls(ax, (10, 30, 100, 300))
+        calls_axis(ax, (10, 30, 100, 300))
     axes[0, 0].set_ylabel("error, bits per dimension")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
@@ -60,7 +60,7 @@ def inpainting(records: Records) -> Figure:
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    figure, axes = _new(1, 4, figsize=(9.0, 2.8))
+    figure, axes = new_figure(1, 4, figsize=(9.0, 2.8))
     panels: dict[str, dict[str, Any]] = {
         "error, known pixels": {"metric": "pixel_error", "region": "known"},
         "error, unknown pixels": {"metric": "pixel_error", "region": "unknown"},
@@ -68,7 +68,7 @@ def inpainting(records: Records) -> Figure:
         "accuracy": {"metric": "accuracy"},
     }
     for ax, (title, where) in zip(axes[0], panels.items(), strict=True):
-        rows = _rows(records, **where)
+        rows = rows_of(records, **where)
         for name, (text, tint, shape) in METHODS.items():
             chosen = [row for row in rows if row["method"] == name]
             calls = sorted({row["nfe"] for row in chosen})
@@ -76,7 +76,7 @@ def inpainting(records: Records) -> Figure:
                 strong = nfe == calls[-1]
                 style = {"marker": shape, "color": tint, "label": f"{text}, {nfe} calls"}
                 thin = {} if strong else {"linestyle": ":", "linewidth": 1.0, "markerfacecolor": "none"}
-                _draw(ax, [row for row in chosen if row["nfe"] == nfe], "known", strong, **style, **thin)
+                draw(ax, [row for row in chosen if row["nfe"] == nfe], "known", strong, **style, **thin)
         ax.set(title=title, xlabel="fraction known", ylim=(0, None))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
@@ -91,23 +91,23 @@ def guidance(records: Records) -> Figure:
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    rows = [row for row in _rows(records) if "class" not in row]
-    kinds = _values(_rows(records, metric="excess"), "guidance")
+    rows = [row for row in rows_of(records) if "class" not in row]
+    kinds = distinct(rows_of(records, metric="excess"), "guidance")
     panels = {
         "accuracy": "accuracy",
         "frechet_distance": "Fréchet distance of a class",
         "diversity": "diversity",
         "excess": "excess over [−1, 1]",
     }
-    figure, axes = _new(len(kinds), len(panels), figsize=(9.0, 2.6 * len(kinds)), sharex=True, sharey="col")
+    figure, axes = new_figure(len(kinds), len(panels), figsize=(9.0, 2.6 * len(kinds)), sharex=True, sharey="col")
     for kind, line_of_axes in zip(kinds, axes, strict=True):
         of_kind = [row for row in rows if row.get("guidance") == kind]
         most = max(row["budget"] for row in of_kind)
-        weights = sorted(_values(of_kind, "weight"))
+        weights = sorted(distinct(of_kind, "weight"))
         for ax, metric in zip(line_of_axes, panels, strict=True):
             chosen = [row for row in of_kind if row["metric"] == metric and row["budget"] == most]
-            for name in (name for name in SOLVERS if name in _values(chosen, "solver")):
-                _draw(ax, [row for row in chosen if row["solver"] == name], "weight", False, **line(name))
+            for name in (name for name in SOLVERS if name in distinct(chosen, "solver")):
+                draw(ax, [row for row in chosen if row["solver"] == name], "weight", False, **line(name))
             for value in {row["value"] for row in rows if row["metric"] == metric and row.get("of") == "data"}:
                 ax.axhline(value, color=GREY, linewidth=0.8, linestyle=":")
             # Weights are doubled from one to the next, but begin at 0.
@@ -115,8 +115,8 @@ def guidance(records: Records) -> Figure:
             ax.set_xticks(weights, [f"{weight:g}" for weight in weights])
             ax.xaxis.set_minor_locator(NullLocator())
         line_of_axes[0].set_ylabel(f"{kind} guidance")
-        _plain_log(line_of_axes[1].yaxis)
-        _plain_log(line_of_axes[3].yaxis)
+        plain_log(line_of_axes[1].yaxis)
+        plain_log(line_of_axes[3].yaxis)
     for top, bottom, title in zip(axes[0], axes[-1], panels.values(), strict=True):
         top.set_title(title)
         bottom.set_xlabel("guidance weight")
@@ -131,10 +131,10 @@ def inverse(records: Records) -> Figure:
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    rows = _rows(records, metric="pixel_error")
+    rows = rows_of(records, metric="pixel_error")
     problems = {"sensing": ("measurements", "measurements of 64 pixels"), "denoising": ("sigma", "σ of the noise")}
-    found = [name for name in problems if name in _values(rows, "problem")]
-    figure, axes = _new(1, len(found), figsize=(7.0, 4.0))
+    found = [name for name in problems if name in distinct(rows, "problem")]
+    figure, axes = new_figure(1, len(found), figsize=(7.0, 4.0))
     styles = {
         "network": ("network", BLUE, "o"),
         "ideal": ("ideal denoiser", BLACK, "s"),
@@ -156,7 +156,7 @@ def inverse(records: Records) -> Figure:
                     "marker": shape,
                     "linestyle": dash,
                 }
-                _draw(ax, same, column, **style)
+                draw(ax, same, column, **style)
         ax.set(xlabel=text, ylim=(0, None))
     axes[0, 0].set_ylabel(METRICS["pixel_error"])
     handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..cost import amdahl, linear
-from .axes import _calls, _new
-from .rows import Records, _rows
+from .axes import calls_axis, new_figure
+from .rows import Records, rows_of
 from .style import BLACK, GREY
 
 __all__ = ["cost"]
@@ -24,9 +24,9 @@ def cost(records: Records, images: int = 1_000_000, most: int = 64) -> Figure:
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    figure, axes = _new(1, 2)
+    figure, axes = new_figure(1, 2)
     left, right = axes[0]
-    rows = sorted(_rows(records, metric="seconds", of="draw", clock="wall"), key=lambda row: row["samples"])
+    rows = sorted(rows_of(records, metric="seconds", of="draw", clock="wall"), key=lambda row: row["samples"])
     n, seconds = np.array([row["samples"] for row in rows]), [row["value"] for row in rows]
     intercept, slope = linear(n, seconds)
     span = np.geomspace(n[0], images, 50)
@@ -35,7 +35,7 @@ def cost(records: Records, images: int = 1_000_000, most: int = 64) -> Figure:
     left.set(xscale="log", yscale="log", xlabel="images", ylabel="seconds")
     left.legend()
 
-    rows = sorted(_rows(records, metric="seconds", of="workers", clock="wall"), key=lambda row: row["workers"])
+    rows = sorted(rows_of(records, metric="seconds", of="workers", clock="wall"), key=lambda row: row["workers"])
     times = {row["workers"]: row["value"] for row in rows}
     share = amdahl(times)
     workers = np.geomspace(1, most, 50)
@@ -43,7 +43,7 @@ def cost(records: Records, images: int = 1_000_000, most: int = 64) -> Figure:
     right.plot(workers, share.seconds(workers), color=GREY, linestyle="--", label="$T_s + T_p/w$, continued")
     right.plot([*times], [*times.values()], color=BLACK, marker="o", linestyle="none", label="measured")
     right.set(ylabel=f"seconds for {rows[0]['samples']:,} images")
-    _calls(right, [2**k for k in range(most.bit_length())])
+    calls_axis(right, [2**k for k in range(most.bit_length())])
     right.set(xlabel="workers", yscale="log")
     right.legend()
     return figure

@@ -13,7 +13,7 @@ from ..exact import GaussianMixture, reference
 from ..grids import quadratic
 from ..plan import Plan
 from ..run import sample
-from .axes import _new
+from .axes import new_figure
 from .style import BLACK, RED
 
 __all__ = ["paths"]
@@ -32,7 +32,7 @@ def paths(plans: Mapping[str, Plan], problem: GaussianMixture, x: Tensor, edge: 
         columns: panels in a row.
     """
     rows = -(-len(plans) // columns)
-    figure, axes = _new(rows, columns, figsize=(7.0, 0.1 + 2.45 * rows), sharex=True, sharey=True)
+    figure, axes = new_figure(rows, columns, figsize=(7.0, 0.1 + 2.45 * rows), sharex=True, sharey=True)
     side = torch.linspace(-edge, edge, 121, dtype=torch.float64)
     points = torch.cartesian_prod(side, side)
     for ax, (title, plan) in zip(axes.flat, plans.items(), strict=False):
