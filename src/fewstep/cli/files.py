@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import UserError
 
 
-def _writable(out: Path, suffixes: Iterable[str]) -> None:
+def check_writable(out: Path, suffixes: Iterable[str]) -> None:
     """Refuse an output file before the work, not after it."""
     if out.suffix not in suffixes:
         raise UserError(f"cannot write {out}: its name must end in {' or '.join(suffixes)}")
@@ -20,7 +20,7 @@ def _writable(out: Path, suffixes: Iterable[str]) -> None:
         raise UserError(f"cannot write {out}: no right to write there, choose another place")
 
 
-def _write_images(path: Path, images: Any, suffix: str, columns: int = 0) -> None:
+def write_images(path: Path, images: Any, suffix: str, columns: int = 0) -> None:
     if suffix == ".safetensors":
         from safetensors.torch import save
 
@@ -39,12 +39,12 @@ def _write_images(path: Path, images: Any, suffix: str, columns: int = 0) -> Non
     Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path, format="PNG")
 
 
-def _images(path: Path | None, samples: int, default: Any) -> Any:
+def read_images(path: Path | None, samples: int, default: Any) -> Any:
     """The first ``samples`` images of a file, or of the data set, which ``default`` loads."""
-    return (default() if path is None else _tensor(path, "samples").float())[:samples]
+    return (default() if path is None else read_tensor(path, "samples").float())[:samples]
 
 
-def _tensor(path: Path, name: str) -> Any:
+def read_tensor(path: Path, name: str) -> Any:
     """The tensor of this name in a safetensors file."""
     from safetensors import SafetensorError
     from safetensors.torch import load

@@ -11,20 +11,20 @@ import click
 from .. import profiles, solvers
 from ..errors import UserError, unknown
 from ..plan import difference
-from .files import _tensor
-from .network import _generate, _on_device
+from .files import read_tensor
+from .network import draw, on_device
 from .options import (
-    _options,
-    _plan,
-    _setting,
     batch_,
+    build_plan,
     eta_,
     gamma_,
+    given_options,
     grid_,
     model_,
     mu_,
     nfe_,
     profile_,
+    profile_with,
     solver_,
 )
 
@@ -59,8 +59,8 @@ def evaluate(
     batch_size: int,
 ) -> None:
     """Measure samples against the data: Fréchet and kernel distance, precision and recall."""
-    setting = _setting(profile, model)
-    plan = _plan(setting, solver, nfe, grid, eta=eta, gamma=gamma, mu=mu)
+    setting = profile_with(profile, model)
+    plan = build_plan(setting, solver, nfe, grid, eta=eta, gamma=gamma, mu=mu)
     if out is not None and not out.is_dir():
         raise UserError(f"cannot write records to {out}: it is not a folder")
     if len(seed) < 2:
@@ -68,7 +68,7 @@ def evaluate(
     from .. import metrics, models, results
 
     network = models.load(setting.model)
-    options = _options(eta=eta, gamma=gamma, mu=mu)
+    options = given_options(eta=eta, gamma=gamma, mu=mu)
     where: dict[str, Any] = {"solver": solver, "grid": grid or solvers.get(solver).default_grid, "nfe": plan.nfe}
     made_with = {**where, **options, "model": setting.model, "features": setting.features}
     found: dict[str, list[float]] = {}
@@ -79,7 +79,7 @@ def evaluate(
             cell = solver if model is None else f"{solver}-{model}"
             record = stack.enter_context(results.recording(setting.name, "frechet", cell, parameters, out=out))
         for one in seed:
-            images = _generate(setting, plan, network, samples, one, batch_size)
+            images = draw(setting, plan, network, samples, one, batch_size)
             for metric, value in metrics.evaluate(images, setting.dataset, setting.features).items():
                 found.setdefault(metric, []).append(value)
         if record is not None:
@@ -106,7 +106,7 @@ def compare(names: tuple[str, ...], nfe: int, grid: str, profile: str) -> None:
     setting = profiles.get(profile)
     if len(names) < 2:
         raise UserError("give at least two solvers to compare")
-    plans = [_plan(setting, name, nfe, grid) for name in names]
+    plans = [build_plan(setting, name, nfe, grid) for name in names]
     width = max(map(len, names))
     click.echo(f"{'':{width}s}  calls  slots  largest difference to {names[0]}")
     for name, plan in zip(names, plans, strict=True):
@@ -128,10 +128,10 @@ def fid(samples: Path, reference: str, split: str | None, batch_size: int) -> No
     from .. import data, inception
     from .. import images as image_sets
 
-    network = _on_device(inception.Inception())
+    network = on_device(inception.Inception())
 
     def images(path: Path) -> Any:
-        return _tensor(path, "samples") if path.suffix == ".safetensors" else image_sets.folder(path)
+        return read_tensor(path, "samples") if path.suffix == ".safetensors" else image_sets.folder(path)
 
     given = images(samples)
     against: Any

@@ -8,24 +8,24 @@ from .. import profiles
 from ..plan import Plan
 
 
-def _device() -> str:
+def device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _on_device(model: Any) -> Any:
-    return model.to(_device())
+def on_device(model: Any) -> Any:
+    return model.to(device())
 
 
-def _generate(setting: profiles.Profile, plan: Plan, model: Any, samples: int, seed: int, batch_size: int) -> Any:
+def draw(setting: profiles.Profile, plan: Plan, model: Any, samples: int, seed: int, batch_size: int) -> Any:
     from .. import models
     from ..run import generate
 
     shape = models.manifest()[f"{setting.model}.safetensors"]["config"]["shape"]  # asks for no images
     if hasattr(model, "to"):  # a wrapper's network is there already
-        model = _on_device(model)
+        model = on_device(model)
     model = models.normalised(model, setting.process())
     return generate(
-        plan, model, shape, range(samples), seed=seed, batch_size=batch_size, device=_device(), progress=True
+        plan, model, shape, range(samples), seed=seed, batch_size=batch_size, device=device(), progress=True
     )

@@ -37,17 +37,17 @@ images_ = click.option(
 )
 
 
-def _options(**given: float | None) -> dict[str, float]:
+def given_options(**given: float | None) -> dict[str, float]:
     """The solver options that were given."""
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _plan(profile: profiles.Profile, solver: str, nfe: int, grid: str | None, **options: float | None) -> Plan:
-    given: dict[str, Any] = _options(**options)
+def build_plan(profile: profiles.Profile, solver: str, nfe: int, grid: str | None, **options: float | None) -> Plan:
+    given: dict[str, Any] = given_options(**options)
     return solvers.build(solver, profile.process(), nfe, grid, **given)
 
 
-def _setting(profile: str, model: str | None) -> profiles.Profile:
+def profile_with(profile: str, model: str | None) -> profiles.Profile:
     """The profile, with another network and its process where one is named."""
     setting = profiles.get(profile)
     if model is None:

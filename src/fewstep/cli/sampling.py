@@ -9,12 +9,11 @@ import click
 
 from ..errors import UserError
 from ..files import write_atomically
-from .files import _writable, _write_images
-from .network import _generate, _on_device
+from .files import check_writable, write_images
+from .network import draw, on_device
 from .options import (
-    _plan,
-    _setting,
     batch_,
+    build_plan,
     eta_,
     gamma_,
     grid_,
@@ -22,6 +21,7 @@ from .options import (
     mu_,
     nfe_,
     profile_,
+    profile_with,
     seed_,
     solver_,
 )
@@ -66,9 +66,9 @@ def sample(
     batch_size: int,
 ) -> None:
     """Draw samples and write them to a file."""
-    setting = _setting(profile, model)
-    plan = _plan(setting, solver, nfe, grid, eta=eta, gamma=gamma, mu=mu)
-    _writable(out, (".png", ".safetensors"))
+    setting = profile_with(profile, model)
+    plan = build_plan(setting, solver, nfe, grid, eta=eta, gamma=gamma, mu=mu)
+    check_writable(out, (".png", ".safetensors"))
     if weight is not None and label is None:
         raise UserError("a guidance weight needs a class to guide to: --label")
     from .. import models
@@ -77,7 +77,7 @@ def sample(
     if label is not None:
         from ..tasks.guidance import classifier_free
 
-        network = classifier_free(_on_device(network), label, 1.0 if weight is None else weight)
-    images = _generate(setting, plan, network, samples, seed, batch_size)
-    write_atomically(out, lambda path: _write_images(path, images, out.suffix))
+        network = classifier_free(on_device(network), label, 1.0 if weight is None else weight)
+    images = draw(setting, plan, network, samples, seed, batch_size)
+    write_atomically(out, lambda path: write_images(path, images, out.suffix))
     click.echo(f"{out}: {samples} samples, {solver}, {plan.nfe} network calls, seed {seed}")

@@ -11,9 +11,9 @@ import click
 from .. import grids, profiles, solvers
 from ..errors import UserError, unknown
 from ..files import write_atomically
-from .files import _images, _tensor, _writable, _write_images
-from .network import _device, _on_device
-from .options import _plan, batch_, grid_, images_, profile_, seed_, solver_
+from .files import check_writable, read_images, read_tensor, write_images
+from .network import device, on_device
+from .options import batch_, build_plan, grid_, images_, profile_, seed_, solver_
 
 
 @click.command()
@@ -52,7 +52,7 @@ def likelihood(
     found, calls = bits_of_images(
         setting.process(),
         models.load(setting.model),
-        _images(images, samples, lambda: everything),
+        read_images(images, samples, lambda: everything),
         grey_levels(everything),
         solver=solver,
         nfe=nfe,
@@ -101,13 +101,13 @@ def encode(
     from ..tasks import encoding
 
     there, back = (make(solver, setting.process(), nfe, grid) for make in (encoding.encoder, encoding.decoder))
-    _writable(out, (".png", ".safetensors"))
+    check_writable(out, (".png", ".safetensors"))
     import torch
 
     from .. import data, models
 
     model = models.load(setting.model)
-    given = _images(images, 4 if interpolate else samples, lambda: data.load(setting.dataset).images)
+    given = read_images(images, 4 if interpolate else samples, lambda: data.load(setting.dataset).images)
     codes = encoding.encode(there, model, given, batch_size=batch_size)
     if interpolate:
         codes = encoding.interpolation_grid(codes, interpolate)
@@ -119,7 +119,7 @@ def encode(
         blob = save({"samples": found.contiguous(), "codes": codes.contiguous()})
         write_atomically(out, lambda path: path.write_bytes(blob))
     else:
-        write_atomically(out, lambda path: _write_images(path, shown, out.suffix, columns))
+        write_atomically(out, lambda path: write_images(path, shown, out.suffix, columns))
     click.echo(f"{out}: {len(found)} images, {solver}, {there.nfe} + {back.nfe} network calls")
     if not interpolate:
         error = float(encoding.reconstruction_error(given, found).mean())
@@ -142,7 +142,7 @@ def _mask(name: str, shape: Sequence[int]) -> Any:
         return mask
     if not name.endswith(".safetensors"):
         raise unknown("mask", name, MASKS)
-    return _tensor(Path(name), "mask")
+    return read_tensor(Path(name), "mask")
 
 
 @click.command()
@@ -190,7 +190,7 @@ def inpaint(
     from ..tasks import inpainting
 
     if repeats is None:
-        plan = _plan(setting, solver, nfe, grid)
+        plan = build_plan(setting, solver, nfe, grid)
     elif solver != "ddim":
         raise UserError(f"--repeats takes the steps of ddim several times, not those of {solver}")
     elif nfe < repeats:
@@ -198,7 +198,7 @@ def inpaint(
     else:
         times = grids.build(grid or solvers.get(solver).default_grid, process, nfe // repeats)
         plan = inpainting.resampled(process, times, repeats)
-    _writable(out, (".png", ".safetensors"))
+    check_writable(out, (".png", ".safetensors"))
     import torch
 
     from .. import data, models
@@ -206,12 +206,12 @@ def inpaint(
     shape = models.manifest()[f"{setting.model}.safetensors"]["config"]["shape"]
     if colorize and shape[0] != 3:
         raise UserError(f"the network of profile {profile} draws images of {shape[0]} channel; colours need three")
-    given = _images(images, samples, lambda: data.load(setting.dataset).images)
+    given = read_images(images, samples, lambda: data.load(setting.dataset).images)
     inpainting.check_images(given)
     if list(given.shape[1:]) != shape:
         raise UserError(f"images of shape {tuple(shape)} are needed, got {tuple(given.shape[1:])}")
-    model, many = _on_device(models.load(setting.model)), given.repeat(completions, 1, 1, 1)
-    options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "device": _device()}
+    model, many = on_device(models.load(setting.model)), given.repeat(completions, 1, 1, 1)
+    options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "device": device()}
     if colorize:
         shown = given.mean(1, keepdim=True)
         drawn = inpainting.colorize(plan, model, shown.repeat(completions, 1, 1, 1), **options)
@@ -221,7 +221,7 @@ def inpaint(
         drawn = inpainting.inpaint(plan, model, many, known.expand(given.shape).repeat(completions, 1, 1, 1), **options)
         shown = torch.where(known, given, torch.zeros(()))
     result = drawn if out.suffix == ".safetensors" else torch.cat([shown, drawn])
-    write_atomically(out, lambda path: _write_images(path, result, out.suffix, columns=len(given)))
+    write_atomically(out, lambda path: write_images(path, result, out.suffix, columns=len(given)))
     spread = (
         f", standard deviation between completions {float(drawn.unflatten(0, (completions, -1)).std(0).mean()):.3f}"
     )
@@ -264,8 +264,8 @@ def recover(
     process = setting.process()
     if (measurements is None) == (sigma is None):
         raise UserError("say what is measured: --measurements M or --sigma S, one of the two")
-    plan = _plan(setting, solver, nfe, grid)
-    _writable(out, (".png", ".safetensors"))
+    plan = build_plan(setting, solver, nfe, grid)
+    check_writable(out, (".png", ".safetensors"))
     import torch
 
     from .. import data, models
@@ -273,7 +273,7 @@ def recover(
     from ..tasks import inverse
     from ..tasks.inpainting import check_images
 
-    given = _images(images, samples, lambda: data.load(setting.dataset).images)
+    given = read_images(images, samples, lambda: data.load(setting.dataset).images)
     check_images(given)
     model = models.load(setting.model)
     if measurements is not None:
@@ -290,6 +290,6 @@ def recover(
         found = inverse.denoise(model, process, noisy, sigma, nfe, solver, grid or solvers.get(solver).default_grid)
         what = f"noise of {sigma:g}"
     result = found if out.suffix == ".safetensors" else torch.cat([given, found])
-    write_atomically(out, lambda path: _write_images(path, result, out.suffix, columns=len(given)))
+    write_atomically(out, lambda path: write_images(path, result, out.suffix, columns=len(given)))
     error = float((found - given).square().mean().sqrt())
     click.echo(f"{out}: {len(given)} images from {what}, RMS error per pixel {error:.4f} ({solver}, {plan.nfe} calls)")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from .. import profiles
-from .files import _writable
+from .files import check_writable
 from .options import profile_, seed_
 
 
@@ -47,7 +47,7 @@ def train(profile: str, steps: int, batch_size: int, seed: int, out: Path) -> No
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write (.safetensors).")
 def convert(source: Path, layout: str, out: Path) -> None:
     """Convert SOURCE, a checkpoint in the format of a paper's program, to safetensors; no code in it is run."""
-    _writable(out, (".safetensors",))
+    check_writable(out, (".safetensors",))
     from ..models import convert as conversion
 
     found = conversion.convert(source, layout, out)
