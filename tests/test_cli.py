@@ -148,7 +148,7 @@ def test_a_place_that_cannot_be_written(capsys, folder, monkeypatch, fault):
     def refuse(*arguments, **keywords):
         raise OSError(28, fault)
 
-    monkeypatch.setattr(cli.sampling, "write_images", refuse)
+    monkeypatch.setattr(Image.Image, "save", refuse)
     code, _, err = call(capsys, "sample", "--nfe", "1", "--samples", "1", "--out", "a.png")
     assert code == 2 and "cannot write a.png" in err and fault in err and not list(folder.iterdir())
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import write_atomically
 
 
 def check_writable(out: Path, suffixes: Iterable[str]) -> None:
@@ -20,23 +21,37 @@ def check_writable(out: Path, suffixes: Iterable[str]) -> None:
         raise UserError(f"cannot write {out}: no right to write there, choose another place")
 
 
-def write_images(path: Path, images: Any, suffix: str, columns: int = 0) -> None:
-    if suffix == ".safetensors":
+def write_images(out: Path, images: Any, *, above: Any = None, columns: int | None = None, **others: Any) -> None:
+    """Images as one picture (.png), or as the tensor ``samples`` of a file (.safetensors), whole or not at all.
+
+    Args:
+        out: the file.
+        images: shape (N, C, H, W), in [-1, 1].
+        above: images that the picture shows above them, to compare with.
+        columns: images in a row of the picture; by default one row of ``above``, else about as many as there are rows.
+        others: more tensors of the .safetensors file, by name.
+    """
+    if out.suffix == ".safetensors":
         from safetensors.torch import save
 
-        path.write_bytes(save({"samples": images.contiguous()}))
+        blob = save({"samples": images.contiguous(), **others})
+        write_atomically(out, lambda path: path.write_bytes(blob))
         return
+    import torch
     from PIL import Image
     from torchvision.utils import make_grid
 
     from ..data import to_uint8
 
+    if above is not None:
+        images, columns = torch.cat([above, images]), len(above)
     columns = columns or max(1, round(len(images) ** 0.5))
     # Small images are enlarged by whole pixels, so that a viewer shows what there is.
     scale = max(1, 64 // images.shape[-1])
     pixels = to_uint8(images).repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-    picture = make_grid(pixels, nrow=columns, padding=2, pad_value=255)
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path, format="PNG")
+    grid = make_grid(pixels, nrow=columns, padding=2, pad_value=255)
+    picture = Image.fromarray(grid.permute(1, 2, 0).numpy())
+    write_atomically(out, lambda path: picture.save(path, format="PNG"))
 
 
 def read_images(path: Path | None, samples: int, default: Any) -> Any:

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from ..errors import UserError
-from ..files import write_atomically
 from .files import check_writable, write_images
 from .network import draw, on_device
 from .options import (
@@ -79,5 +78,5 @@ def sample(
 
         network = classifier_free(on_device(network), label, 1.0 if weight is None else weight)
     images = draw(setting, plan, network, samples, seed, batch_size)
-    write_atomically(out, lambda path: write_images(path, images, out.suffix))
+    write_images(out, images)
     click.echo(f"{out}: {samples} samples, {solver}, {plan.nfe} network calls, seed {seed}")

@@ -10,7 +10,6 @@ import click
 
 from .. import grids, profiles, solvers
 from ..errors import UserError, unknown
-from ..files import write_atomically
 from .files import check_writable, read_images, read_tensor, write_images
 from .network import device, on_device
 from .options import batch_, build_plan, grid_, images_, profile_, seed_, solver_
@@ -102,7 +101,6 @@ def encode(
 
     there, back = (make(solver, setting.process(), nfe, grid) for make in (encoding.encoder, encoding.decoder))
     check_writable(out, (".png", ".safetensors"))
-    import torch
 
     from .. import data, models
 
@@ -112,14 +110,7 @@ def encode(
     if interpolate:
         codes = encoding.interpolation_grid(codes, interpolate)
     found = encoding.decode(back, model, codes, batch_size=batch_size)
-    shown, columns = (found, interpolate) if interpolate else (torch.cat([given, found]), len(found))
-    if out.suffix == ".safetensors":
-        from safetensors.torch import save
-
-        blob = save({"samples": found.contiguous(), "codes": codes.contiguous()})
-        write_atomically(out, lambda path: path.write_bytes(blob))
-    else:
-        write_atomically(out, lambda path: write_images(path, shown, out.suffix, columns))
+    write_images(out, found, above=None if interpolate else given, columns=interpolate, codes=codes.contiguous())
     click.echo(f"{out}: {len(found)} images, {solver}, {there.nfe} + {back.nfe} network calls")
     if not interpolate:
         error = float(encoding.reconstruction_error(given, found).mean())
@@ -220,8 +211,7 @@ def inpaint(
         known = inpainting.check_mask(_mask(mask, shape), given)
         drawn = inpainting.inpaint(plan, model, many, known.expand(given.shape).repeat(completions, 1, 1, 1), **options)
         shown = torch.where(known, given, torch.zeros(()))
-    result = drawn if out.suffix == ".safetensors" else torch.cat([shown, drawn])
-    write_atomically(out, lambda path: write_images(path, result, out.suffix, columns=len(given)))
+    write_images(out, drawn, above=shown)
     spread = (
         f", standard deviation between completions {float(drawn.unflatten(0, (completions, -1)).std(0).mean()):.3f}"
     )
@@ -289,7 +279,6 @@ def recover(
         noisy = given + sigma * normal(seed, 1, range(len(given)), given.shape[1:])
         found = inverse.denoise(model, process, noisy, sigma, nfe, solver, grid or solvers.get(solver).default_grid)
         what = f"noise of {sigma:g}"
-    result = found if out.suffix == ".safetensors" else torch.cat([given, found])
-    write_atomically(out, lambda path: write_images(path, result, out.suffix, columns=len(given)))
+    write_images(out, found, above=given)
     error = float((found - given).square().mean().sqrt())
     click.echo(f"{out}: {len(given)} images from {what}, RMS error per pixel {error:.4f} ({solver}, {plan.nfe} calls)")
