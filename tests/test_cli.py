@@ -133,6 +133,14 @@ def test_a_mistake_gets_one_line(capsys, folder, arguments, says):
     assert not list(folder.iterdir())
 
 
+@pytest.mark.parametrize("command", ["sample", "evaluate", "train", "encode", "inpaint", "recover --sigma 1"])
+def test_a_network_that_is_not_there(capsys, folder, monkeypatch, command):
+    monkeypatch.setattr(models.checkpoints, "FOLDER", folder / "nowhere")
+    code, out, err = call(capsys, *command.split())
+    assert code == 2 and not out and "unknown checkpoint 'digits-unet'" in err and err.count("\n") == 1
+    assert not list(folder.iterdir())
+
+
 def test_a_model_that_breaks_is_said_with_its_call(capsys, folder, monkeypatch):
     class Broken(torch.nn.Module):
         def forward(self, x, t):

@@ -11,7 +11,7 @@ import click
 from .. import grids, profiles, solvers
 from ..errors import UserError, unknown
 from .files import check_writable, read_images, read_tensor, write_images
-from .network import device, on_device
+from .network import config_of, device, on_device
 from .options import batch_, build_plan, grid_, images_, profile_, seed_, solver_
 
 
@@ -101,7 +101,6 @@ def encode(
 
     there, back = (make(solver, setting.process(), nfe, grid) for make in (encoding.encoder, encoding.decoder))
     check_writable(out, (".png", ".safetensors"))
-
     from .. import data, models
 
     model = models.load(setting.model)
@@ -194,7 +193,7 @@ def inpaint(
 
     from .. import data, models
 
-    shape = models.manifest()[f"{setting.model}.safetensors"]["config"]["shape"]
+    shape = config_of(setting)["shape"]
     if colorize and shape[0] != 3:
         raise UserError(f"the network of profile {profile} draws images of {shape[0]} channel; colours need three")
     given = read_images(images, samples, lambda: data.load(setting.dataset).images)

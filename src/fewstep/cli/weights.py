@@ -8,6 +8,7 @@ import click
 
 from .. import profiles
 from .files import check_writable
+from .network import config_of
 from .options import profile_, seed_
 
 
@@ -28,7 +29,7 @@ def train(profile: str, steps: int, batch_size: int, seed: int, out: Path) -> No
     from .. import data, models
     from ..train import Settings, train_denoiser
 
-    config = models.manifest()[f"{setting.model}.safetensors"]["config"]
+    config = config_of(setting)
     settings = Settings(steps=steps, batch=batch_size, seed=seed)
     result = train_denoiser(
         lambda: models.UNet(**config),
