@@ -186,6 +186,12 @@ def test_interruption_leaves_nothing(capsys, folder, monkeypatch):
     assert code == 130 and not list(folder.iterdir())
 
 
+def test_help_does_not_wait_for_libraries_that_compute():
+    code = "import sys, fewstep.cli; print({'scipy', 'torch', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_the_installed_command(folder):
     done = subprocess.run(
         [sys.executable, "-m", "fewstep", "sample", "--solver", "?"], capture_output=True, text=True, check=False

@@ -1,7 +1,8 @@
 """The command line: ``fewstep list | sample | evaluate | train | compare | likelihood | encode |
 inpaint | recover | convert | fid``.
 
-A user's mistake gets one line on standard error and exit status 2, and leaves no file.
+A user's mistake gets one line on standard error and exit status 2, and leaves no file. Libraries that take long to
+import are imported by the commands that need them, when they run.
 """
 
 from __future__ import annotations

@@ -6,41 +6,47 @@ from typing import Any
 
 import click
 
-from .. import grids, profiles, schedules, solvers
+from .. import profiles, schedules
 from ..errors import unknown
 
 
-def _also(solver: str) -> str:
-    names = [alias for alias, name in solvers.ALIASES.items() if name == solver]
-    return f"; also {', '.join(names)}" if names else ""
+def _solvers() -> list[tuple[str, str]]:
+    from ..solvers import ALIASES, SOLVERS
+
+    rows = []
+    for s in SOLVERS.values():
+        aliases = [alias for alias, name in ALIASES.items() if name == s.name]
+        also = f"; also {', '.join(aliases)}" if aliases else ""
+        rows.append((s.name, f"{s.title}; order {s.order}, on {s.default_grid} by default ({s.reference}){also}"))
+    return rows
 
 
-KINDS = {
-    "solvers": lambda: [
-        (s.name, f"{s.title}; order {s.order}, on {s.default_grid} by default ({s.reference}){_also(s.name)}")
-        for s in solvers.SOLVERS.values()
-    ],
-    "grids": lambda: [(name, _first_line(function)) for name, function in grids.GRIDS.items()],
-    "processes": lambda: [(name, _first_line(make)) for name, make in schedules.PROCESSES.items()],
-    "layouts": lambda: [(name, layout.title) for name, layout in _layouts().items()],
-    "models": lambda: [(name, f"{record.title} ({record.licence})") for name, record in _paper_models().items()],
-    "profiles": lambda: [
-        (p.name, f"data {p.dataset}, network {p.model}, features {p.features}") for p in profiles.PROFILES.values()
-    ],
-}
-"""What ``fewstep list`` lists."""
+def _grids() -> list[tuple[str, str]]:
+    from ..grids import GRIDS
+
+    return [(name, _first_line(function)) for name, function in GRIDS.items()]
 
 
-def _layouts() -> Any:
-    from ..models.convert import LAYOUTS  # here, not above: it imports torch
-
-    return LAYOUTS
+def _processes() -> list[tuple[str, str]]:
+    return [(name, _first_line(make)) for name, make in schedules.PROCESSES.items()]
 
 
-def _paper_models() -> Any:
+def _layouts() -> list[tuple[str, str]]:
+    from ..models.convert import LAYOUTS
+
+    return [(name, layout.title) for name, layout in LAYOUTS.items()]
+
+
+def _models() -> list[tuple[str, str]]:
     from ..models import zoo
 
-    return zoo.records()
+    return [(name, f"{record.title} ({record.licence})") for name, record in zoo.records().items()]
+
+
+def _profiles() -> list[tuple[str, str]]:
+    return [
+        (p.name, f"data {p.dataset}, network {p.model}, features {p.features}") for p in profiles.PROFILES.values()
+    ]
 
 
 def _first_line(thing: Any) -> str:
@@ -49,6 +55,17 @@ def _first_line(thing: Any) -> str:
     for mark in (":math:", ":func:", ":data:", "`"):
         text = text.replace(mark, "")
     return text
+
+
+KINDS = {
+    "solvers": _solvers,
+    "grids": _grids,
+    "processes": _processes,
+    "layouts": _layouts,
+    "models": _models,
+    "profiles": _profiles,
+}
+"""What ``fewstep list`` lists, each as rows of a name and what it is."""
 
 
 @click.command("list")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .. import profiles, solvers
+from .. import profiles
 from ..errors import UserError, unknown
 from ..plan import difference
 from .files import read_tensor
@@ -65,7 +65,7 @@ def evaluate(
         raise UserError(f"cannot write records to {out}: it is not a folder")
     if len(seed) < 2:
         raise UserError("an interval needs at least two seeds: --seed 0 --seed 1")
-    from .. import metrics, models, results
+    from .. import metrics, models, results, solvers
 
     network = models.load(setting.model)
     options = given_options(eta=eta, gamma=gamma, mu=mu)

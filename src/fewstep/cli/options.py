@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .. import profiles, schedules, solvers
+from .. import profiles, schedules
 from ..errors import UserError, unknown
 from ..plan import Plan
 
@@ -37,18 +37,36 @@ images_ = click.option(
 )
 
 
-def given_options(**given: float | None) -> dict[str, float]:
+def given_options(**options: float | None) -> dict[str, float]:
     """The solver options that were given."""
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in options.items() if value is not None}
 
 
-def build_plan(profile: profiles.Profile, solver: str, nfe: int, grid: str | None, **options: float | None) -> Plan:
+def build_plan(setting: profiles.Profile, solver: str, nfe: int, grid: str | None, **options: float | None) -> Plan:
+    """The solver's plan on the profile's process.
+
+    Args:
+        setting: the profile.
+        solver: its name.
+        nfe: budget of network calls.
+        grid: name of the time grid; None: the solver's own.
+        options: of the solver; those that are None were not given.
+
+    Raises:
+        UserError: if a name is unknown, the budget too small, or an option not the solver's or out of range.
+    """
+    from .. import solvers
+
     given: dict[str, Any] = given_options(**options)
-    return solvers.build(solver, profile.process(), nfe, grid, **given)
+    return solvers.build(solver, setting.process(), nfe, grid, **given)
 
 
 def profile_with(profile: str, model: str | None) -> profiles.Profile:
-    """The profile, with another network and its process where one is named."""
+    """The profile, with another network and its process where one is named.
+
+    Raises:
+        UserError: if there is no such profile or network, or nothing says on which process it was trained.
+    """
     setting = profiles.get(profile)
     if model is None:
         return setting

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .. import grids, profiles, solvers
+from .. import profiles
 from ..errors import UserError, unknown
 from .files import check_writable, read_images, read_tensor, write_images
 from .network import config_of, device, on_device
@@ -177,6 +177,7 @@ def inpaint(
     """Draw the unknown part of images, or their colours; the known part is kept."""
     setting = profiles.get(profile)
     process = setting.process()
+    from .. import grids, solvers
     from ..tasks import inpainting
 
     if repeats is None:
@@ -257,7 +258,7 @@ def recover(
     check_writable(out, (".png", ".safetensors"))
     import torch
 
-    from .. import data, models
+    from .. import data, models, solvers
     from ..noise import normal
     from ..tasks import inverse
     from ..tasks.inpainting import check_images
