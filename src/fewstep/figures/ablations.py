@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..results import METRICS
 from ..solvers import SOLVERS
-from .axes import calls_axis, direct_labels, draw, new_figure, plain_log
+from .axes import calls_axis, direct_labels, draw, legend_below, new_figure, plain_log
 from .rows import Records, distinct, rows_of
 from .style import label, line
 
@@ -23,11 +23,11 @@ PROBLEMS = {
 """What an experiment on both known problems and the network measures, in words."""
 
 
-def _three(records: Records) -> tuple[Figure, dict[str, tuple[Axes, list[dict[str, Any]]]]]:
+def _three(records: Records, height: float = 3.0) -> tuple[Figure, dict[str, tuple[Axes, list[dict[str, Any]]]]]:
     """A panel for each of :data:`PROBLEMS` that was measured, with its rows."""
     rows = [row for row in rows_of(records) if row["metric"] in ("error", "frechet_distance")]
     found = [name for name in PROBLEMS if any(row["problem"] == name for row in rows)]
-    figure, axes = new_figure(1, len(found), figsize=(7.0, 3.0))
+    figure, axes = new_figure(1, len(found), figsize=(7.0, height))
     panels = {}
     for ax, name in zip(axes[0], found, strict=True):
         ax.set_title(PROBLEMS[name])
@@ -82,8 +82,7 @@ def time_grids(records: Records) -> Figure:
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    figure, panels = _three(records)
-    figure.set_size_inches(7.0, 3.6)
+    figure, panels = _three(records, height=3.6)
     grids: list[str] = []
     for ax, rows in panels.values():
         grids = grids or [*reversed(distinct(rows, "grid"))]
@@ -93,8 +92,7 @@ def time_grids(records: Records) -> Figure:
             ax.plot([row["value"] for row in chosen], at, **{**line(name), "linestyle": "none"})
         plain_log(ax.xaxis)
         ax.set_yticks(range(len(grids)), grids if ax is next(iter(panels.values()))[0] else [""] * len(grids))
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    legend_below(figure, ax)
     return figure
 
 
@@ -104,8 +102,7 @@ def ingredients(records: Records) -> Figure:
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    figure, panels = _three(records)
-    figure.set_size_inches(7.0, 3.6)
+    figure, panels = _three(records, height=3.6)
     shapes = {"uniform": "-", "quadratic": "--", "rho7": ":"}
     for name, (ax, rows) in panels.items():
         for solver in (name for name in SOLVERS if name in distinct(rows, "solver")):
@@ -115,6 +112,5 @@ def ingredients(records: Records) -> Figure:
                 draw(ax, chosen, "nfe", False, **style)
         plain_log(ax.yaxis) if name == "network" else ax.set_yscale("log")
         calls_axis(ax, sorted(distinct(rows, "budget")))
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    legend_below(figure, ax, 3)
     return figure

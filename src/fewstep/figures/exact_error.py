@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from ..solvers import SOLVERS
-from .axes import calls_axis, direct_labels, draw, new_figure
-from .families import own_grid, panels_of
+from .axes import calls_axis, darker, direct_labels, draw, new_panels
+from .families import draw_families
 from .rows import Records, distinct, rows_of
-from .style import BLACK, BROWN, GRID_COLORS, PURPLE, RED, SKY, label, line
+from .style import BLACK, BROWN, GRID_COLORS, PURPLE, RED, SKY, label
 
 __all__ = ["convergence", "error_against_nfe"]
 
@@ -35,25 +35,13 @@ def error_against_nfe(
         UserError: if nothing of the kind was measured.
     """
     rows = rows_of(records, metric="error", process=process)
-    panels = panels_of(solvers, rows)
-    across = min(2, len(panels))
-    down = -(-len(panels) // across)
-    figure, axes = new_figure(down, across, figsize=(7.0, 3.4 if down == 1 else 2.9 * down), sharey=True)
-    for ax, (title, names) in zip(axes.flat, panels.items(), strict=False):
-        for name in names:
-            wanted = [row for row in rows if row["solver"] == name]
-            own = grid or own_grid(name, distinct(wanted, "grid"))
-            draw(ax, [row for row in wanted if row["grid"] == own], "nfe", **line(name))
-        ax.set_title(title)
-        calls_axis(ax, (5, 10, 20, 40, 80, 160, 320, 640))
-    drawn = [row["value"] for row in rows if row["solver"] in {name for names in panels.values() for name in names}]
-    for ax in axes[:, 0]:
-        ax.set_ylabel("RMS error")
+    drawn = [row["value"] for row in rows if solvers is None or row["solver"] in solvers]
+    figure, axes = draw_families(rows, solvers, grid, "RMS error", (3.4, 2.9))
+    for ax in axes:
         # Unstable methods reach 10³ at five calls; the axis stays where errors mean something.
         ax.set(yscale="log", ylim=(max(1e-9, 0.5 * min(drawn)), min(10.0, 2.0 * max(drawn))))
-    for ax in axes.flat[len(panels) :]:
-        ax.remove()
-    for ax in axes.flat[: len(panels)]:
+        calls_axis(ax, (5, 10, 20, 40, 80, 160, 320, 640))
+    for ax in axes:
         _slopes(ax, (1, 2, 4))
         direct_labels(ax)
     return figure
@@ -98,29 +86,23 @@ def convergence(records: Records, process: str = "vp", columns: int = 5) -> Figu
     rows = rows_of(records, metric="error", process=process)
     orders = rows_of(records, metric="order", process=process)
     names = [name for name in SOLVERS if any(row["solver"] == name for row in orders)]
-    down = -(-len(names) // columns)
-    figure, axes = new_figure(down, columns, figsize=(7.0, 0.4 + 1.3 * down), sharex=True, sharey=True)
+    figure, axes = new_panels(len(names), columns, 1.3, 0.4, sharex=True, sharey=True)
     grids = distinct(orders, "grid")
     tints = {
         grid: GRID_COLORS.get(grid, color) for grid, color in zip(grids, [RED, PURPLE, SKY, BROWN] * 9, strict=False)
     }
     ddim = [row for row in rows if row["solver"] == "ddim" and row["grid"] == grids[0]]
-    place_of = {name: place for place, name in enumerate(names)}
-    for ax, name in zip(axes.flat, names, strict=False):
+    for ax, name in zip(axes, names, strict=True):
         draw(ax, ddim, "nfe", color="#cccccc", linewidth=1.0)
+        measured = [row for row in rows if row["solver"] == name]
         fitted = {row["grid"]: row for row in orders if row["solver"] == name}
         for place, (grid, fit) in enumerate(fitted.items()):
-            chosen = [row for row in rows if row["solver"] == name and row["grid"] == grid]
+            chosen = [row for row in measured if row["grid"] == grid]
             draw(ax, chosen, "nfe", color=tints[grid], linewidth=1.0, marker=".", markersize=3)
-            where = {"xycoords": "axes fraction", "fontsize": 6.5, "color": 0.75 * np.array(to_rgb(tints[grid]))}
-            ax.annotate(f"{fit['value']:.1f}", (0.03 + 0.17 * place, 0.05), **where)
-        theory = next(iter(fitted.values()))["theory"]
-        best = [row for row in rows if row["solver"] == name and row["nfe"] >= next(iter(fitted.values()))["fit_from"]]
-        first = min(row["nfe"] for row in best)
-        level = 0.25 * min(row["value"] for row in best if row["nfe"] == first)
-        x = np.array([first, max(row["nfe"] for row in best)])
-        ax.plot(x, level * (x / first) ** -float(theory), color=BLACK, linewidth=0.9, linestyle="--")
-        ax.annotate(f"{theory}", (x[0], level), xytext=(-2, -1), textcoords="offset points", fontsize=6.5, ha="right")
+            corner = (0.03 + 0.17 * place, 0.05)
+            color = darker(tints[grid])
+            ax.annotate(f"{fit['value']:.1f}", corner, xycoords="axes fraction", fontsize=6.5, color=color)
+        _theory(ax, measured, next(iter(fitted.values())))
         ax.set_title(label(name), fontsize=7.5)
         ax.set(xscale="log", yscale="log", ylim=(1e-11, 10.0))
         ax.tick_params(labelsize=6.5)
@@ -128,9 +110,7 @@ def convergence(records: Records, process: str = "vp", columns: int = 5) -> Figu
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_yticks([1e-9, 1e-6, 1e-3, 1])
         ax.yaxis.set_minor_locator(NullLocator())
-        ax.tick_params(labelbottom=place_of[name] >= len(names) - columns)
-    for ax in axes.flat[len(names) :]:
-        ax.remove()
+        ax.tick_params(labelbottom=name in names[-columns:])
     handles = [plt.Line2D([], [], color=tints[grid], marker=".", label=grid) for grid in grids]
     handles += [plt.Line2D([], [], color=BLACK, linestyle="--", label="theory")]
     handles += [plt.Line2D([], [], color="#cccccc", label=f"DDIM, {grids[0]}")]
@@ -138,3 +118,14 @@ def convergence(records: Records, process: str = "vp", columns: int = 5) -> Figu
     figure.supxlabel("network calls", fontsize=8)
     figure.supylabel("RMS error", fontsize=8)
     return figure
+
+
+def _theory(ax: Axes, rows: list[dict[str, Any]], fit: dict[str, Any]) -> None:
+    """The slope of theory, dashed, below a solver's errors at the counts of calls that its order was fitted to."""
+    rows = [row for row in rows if row["nfe"] >= fit["fit_from"]]
+    first = min(row["nfe"] for row in rows)
+    level = 0.25 * min(row["value"] for row in rows if row["nfe"] == first)
+    x = np.array([first, max(row["nfe"] for row in rows)])
+    ax.plot(x, level * (x / first) ** -float(fit["theory"]), color=BLACK, linewidth=0.9, linestyle="--")
+    start = (x[0], level)
+    ax.annotate(f"{fit['theory']}", start, xytext=(-2, -1), textcoords="offset points", fontsize=6.5, ha="right")

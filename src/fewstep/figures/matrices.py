@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from ..errors import UserError
 from ..plan import Plan
-from .axes import new_figure
+from .axes import new_figure, new_panels
 from .style import BLACK
 
 __all__ = ["canonical_difference", "canonical_matrices", "canonical_matrix"]
+
+SCALE = "weight / largest of its column"
+"""What the colours stand for."""
 
 
 def canonical_matrix(plan: Plan, ax: Axes | None = None, title: str | None = None) -> Axes:
@@ -32,13 +35,10 @@ def canonical_matrix(plan: Plan, ax: Axes | None = None, title: str | None = Non
     Returns:
         The axes.
     """
-    C = _outputs(plan)
-    C = C / np.abs(C).max(axis=0)
     alone = ax is None
     if ax is None:
         ax = new_figure(figsize=(3.6, 3.0))[1][0, 0]
-    drawn = ax.imshow(C, cmap="RdBu_r", norm=Normalize(-1, 1), interpolation="nearest")
-    ax.grid(False)
+    drawn = _show(ax, _scaled(_tables(plan)[0]))
     ax.set_xlabel("output of call")
     ax.set_ylabel("state")
     if title:
@@ -47,7 +47,7 @@ def canonical_matrix(plan: Plan, ax: Axes | None = None, title: str | None = Non
     ax.set_xticks(list(count))
     ax.set_yticks(list(count), [str(n + 1) for n in count])
     if alone:
-        ax.figure.colorbar(drawn, ax=ax, shrink=0.8, label="weight / largest of its column")
+        ax.figure.colorbar(drawn, ax=ax, shrink=0.8, label=SCALE)
     return ax
 
 
@@ -60,27 +60,16 @@ def canonical_matrices(plans: Mapping[str, Plan], columns: int = 5) -> Figure:
         plans: by title.
         columns: pictures in a row.
     """
-    rows = -(-len(plans) // columns)
-    figure, axes = new_figure(rows, columns, figsize=(7.0, 0.35 + 1.55 * rows))
-    for ax, (title, plan) in zip(axes.flat, plans.items(), strict=False):
-        canonical_matrix(plan, ax)
+    figure, axes = new_panels(len(plans), columns, 1.55, 0.35)
+    for ax, (title, plan) in zip(axes, plans.items(), strict=True):
+        C, S = map(_scaled, _tables(plan))
+        drawn = _show(ax, np.hstack([C, S]))
         if plan.stochastic:
-            known = _known(plan)[1:]
-            alpha = dict(zip([*plan.inputs, len(plan.states)], plan.alpha, strict=True))
-            scale = np.array([alpha[int(m) + 1] for m in np.flatnonzero(known)])
-            S = plan.canonical().S[known] / scale[:, None]
-            S = S / np.maximum(np.abs(S).max(axis=0), np.finfo(float).tiny)
-            both = np.hstack([ax.images[0].get_array(), S])
-            ax.images[0].remove()
-            ax.imshow(both, cmap="RdBu_r", norm=Normalize(-1, 1), interpolation="nearest", aspect="auto")
             ax.axvline(plan.nfe - 0.5, color=BLACK, linewidth=0.8)
-        ax.set(xlabel="", ylabel="", xticks=[], yticks=[], aspect="auto", box_aspect=1.0)
+        ax.set(xticks=[], yticks=[], aspect="auto", box_aspect=1.0)
         ax.set_title(title, fontsize=7.5)
-    for ax in axes.flat[len(plans) :]:
-        ax.remove()
-    colors = plt.cm.ScalarMappable(Normalize(-1, 1), "RdBu_r")
-    bar = figure.colorbar(colors, ax=list(axes.flat[: len(plans)]), location="bottom", shrink=0.4, aspect=40, pad=0.02)
-    bar.set_label("weight / largest of its column")
+    bar = figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.4, aspect=40, pad=0.02)
+    bar.set_label(SCALE)
     return figure
 
 
@@ -99,32 +88,39 @@ def canonical_difference(first: tuple[str, Plan], second: tuple[str, Plan]) -> F
     (_, p), (_, q) = first, second
     if p.nfe != q.nfe:
         raise UserError(f"tables of as many calls are needed, got {p.nfe} and {q.nfe}")
-    C, D = _outputs(p), _outputs(q)
+    C, D = _tables(p)[0], _tables(q)[0]
     scale = np.maximum(np.abs(C).max(axis=0), np.abs(D).max(axis=0))
     figure, axes = new_figure(1, 3, figsize=(7.0, 2.5))
     titles = (first[0], second[0], "first − second")
     for ax, table, title in zip(axes[0], (C, D, C - D), titles, strict=True):
-        ax.imshow(table / scale, cmap="RdBu_r", norm=Normalize(-1, 1), interpolation="nearest")
+        _show(ax, table / scale)
         ax.set(title=title, xlabel="output of call", xticks=[], yticks=[])
-        ax.grid(False)
     axes[0, 0].set_ylabel("state")
     return figure
 
 
-def _outputs(plan: Plan) -> np.ndarray:
-    """The weights of the outputs in the states at which the network is called and in the result, in x̄ = x/α.
+def _show(ax: Axes, table: np.ndarray) -> AxesImage:
+    """Weights from −1 (blue) to 1 (red)."""
+    ax.grid(False)
+    return ax.imshow(table, cmap="RdBu_r", norm=Normalize(-1, 1), interpolation="nearest")
 
-    In x the first weights of a VP process carry a tiny α; in x̄ every step of DDIM keeps its weight to the end.
+
+def _scaled(table: np.ndarray) -> np.ndarray:
+    """Each column divided by its largest absolute value."""
+    largest = np.abs(table).max(axis=0)
+    return table / np.maximum(largest, np.finfo(float).tiny)
+
+
+def _tables(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """The weights of the outputs, and of the noises, in the states at a known time, in x̄ = x/α.
+
+    These states are the ones at which the network is called, and the result. In x the first weights of a VP process
+    carry a tiny α; in x̄ every step of DDIM keeps its weight to the end.
     """
+    known = [*plan.inputs, len(plan.states)]
     alpha = np.full(len(plan.states) + 1, np.nan)
-    alpha[[*plan.inputs, len(plan.states)]] = plan.alpha
-    known = np.isfinite(alpha[1:])
-    weights: np.ndarray = plan.canonical().C[known] / alpha[1:][known, None]
-    return weights
-
-
-def _known(plan: Plan) -> np.ndarray:
-    """Which states are at a known time: those at which the network is called, and the result."""
-    known = np.zeros(len(plan.states) + 1, dtype=bool)
-    known[[*plan.inputs, len(plan.states)]] = True
-    return known
+    alpha[known] = plan.alpha
+    canonical = plan.canonical()
+    rows = np.isfinite(alpha[1:])
+    scale = alpha[1:][rows, None]
+    return canonical.C[rows] / scale, canonical.S[rows] / scale

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from ..results import METRICS
 from ..solvers import get
 from .axes import calls_axis, direct_labels, draw, new_figure, plain_log
-from .families import own_grid, panels_of
-from .rows import Records, distinct, rows_of
+from .families import draw_families
+from .rows import Records, rows_of
 from .style import GREY, line
 
 __all__ = ["quality_against_cost", "quality_against_nfe"]
@@ -40,26 +40,14 @@ def quality_against_nfe(
         UserError: if nothing of the kind was measured.
     """
     rows = rows_of(records, metric=metric, gamma=None)  # where γ is swept, other samples are counted
-    panels = panels_of(solvers, rows)
-    across = min(2, len(panels))
-    down = -(-len(panels) // across)
-    figure, axes = new_figure(down, across, figsize=(7.0, 3.0 if down == 1 else 2.7 * down), sharey=True)
-    for ax, (title, names) in zip(axes.flat, panels.items(), strict=False):
-        for name in names:
-            wanted = [row for row in rows if row["solver"] == name]
-            own = grid or own_grid(name, distinct(wanted, "grid"))
-            draw(ax, [row for row in wanted if row["grid"] == own], "nfe", len(names) == 1, **line(name))
+    figure, axes = draw_families(rows, solvers, grid, METRICS[metric], (3.0, 2.7))
+    for ax in axes:
         if floor is not None:
             ax.axhline(floor, color=GREY, linewidth=0.9, linestyle=":")
-        ax.set_title(title)
         if metric == "frechet_distance":  # the kernel distance may be negative
             plain_log(ax.yaxis)
         calls_axis(ax, (5, 10, 20, 50))
-    for ax in axes[:, 0]:
-        ax.set_ylabel(METRICS[metric])
-    for ax in axes.flat[len(panels) :]:
-        ax.remove()
-    for ax in axes.flat[: len(panels)]:
+    for ax in axes:
         direct_labels(ax)
     return figure
 

@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator
 
 from ..results import METRICS
 from ..solvers import SOLVERS
-from .axes import calls_axis, direct_labels, draw, new_figure, plain_log
+from .axes import calls_axis, direct_labels, draw, legend_below, new_figure, plain_log
 from .rows import Records, distinct, rows_of
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, RED, line
 
@@ -38,8 +38,7 @@ def likelihood(records: Records) -> Figure:
         ax.set(title=titles[problem], yscale="log", ylim=(1e-6, 10))
         calls_axis(ax, (10, 30, 100, 300))
     axes[0, 0].set_ylabel("error, bits per dimension")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    legend_below(figure, axes[0, 0], 3)
     return figure
 
 
@@ -78,8 +77,7 @@ def inpainting(records: Records) -> Figure:
                 thin = {} if strong else {"linestyle": ":", "linewidth": 1.0, "markerfacecolor": "none"}
                 draw(ax, [row for row in chosen if row["nfe"] == nfe], "known", strong, **style, **thin)
         ax.set(title=title, xlabel="fraction known", ylim=(0, None))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    legend_below(figure, axes[0, 0], 4)
     return figure
 
 
@@ -159,6 +157,5 @@ def inverse(records: Records) -> Figure:
                 draw(ax, same, column, **style)
         ax.set(xlabel=text, ylim=(0, None))
     axes[0, 0].set_ylabel(METRICS["pixel_error"])
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    legend_below(figure, axes[0, 0], 2)
     return figure

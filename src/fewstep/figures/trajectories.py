@@ -13,7 +13,7 @@ from ..exact import GaussianMixture, reference
 from ..grids import quadratic
 from ..plan import Plan
 from ..run import sample
-from .axes import new_figure
+from .axes import new_panels
 from .style import BLACK, RED
 
 __all__ = ["paths"]
@@ -31,11 +31,10 @@ def paths(plans: Mapping[str, Plan], problem: GaussianMixture, x: Tensor, edge: 
         edge: the panels show coordinates up to this.
         columns: panels in a row.
     """
-    rows = -(-len(plans) // columns)
-    figure, axes = new_figure(rows, columns, figsize=(7.0, 0.1 + 2.45 * rows), sharex=True, sharey=True)
+    figure, axes = new_panels(len(plans), columns, 2.45, 0.1, sharex=True, sharey=True)
     side = torch.linspace(-edge, edge, 121, dtype=torch.float64)
     points = torch.cartesian_prod(side, side)
-    for ax, (title, plan) in zip(axes.flat, plans.items(), strict=False):
+    for ax, (title, plan) in zip(axes, plans.items(), strict=True):
         start, end = plan.times[[0, -1]]
         density = problem.log_density(points, torch.tensor(end)).exp().view(121, 121).T
         levels = float(density.max()) * np.array([0.02, 0.1, 0.3, 0.6, 1.0])
@@ -51,6 +50,4 @@ def paths(plans: Mapping[str, Plan], problem: GaussianMixture, x: Tensor, edge: 
         ax.plot(*found[-1].T, color=BLACK, marker="o", markersize=2.5, linestyle="none")
         ax.set(title=title, xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal")
         ax.grid(False)
-    for ax in axes.flat[len(plans) :]:
-        ax.remove()
     return figure
