@@ -1,6 +1,7 @@
 """Figures: one style, one colour and one marker per solver, and a function for each figure that is drawn from records.
 
-A function that takes records draws on axes of its own and returns the Figure; the others take the axes to draw on.
+A function of records, or of several plans, draws on axes of its own and returns the Figure; the others take the axes to
+draw on.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ..results import METRICS
 from ..solvers import SOLVERS
 from .axes import calls_axis, direct_labels, draw, legend_below, new_figure, plain_log
-from .rows import Records, distinct, rows_of
+from .rows import Records, distinct, nothing_measured, rows_of
 from .style import label, line
 
 __all__ = ["PROBLEMS", "gamma_sweep", "ingredients", "schedules", "time_grids"]
@@ -24,9 +24,15 @@ PROBLEMS = {
 
 
 def _three(records: Records, height: float = 3.0) -> tuple[Figure, dict[str, tuple[Axes, list[dict[str, Any]]]]]:
-    """A panel for each of :data:`PROBLEMS` that was measured, with its rows."""
+    """A panel for each of :data:`PROBLEMS` that was measured, with its rows.
+
+    Raises:
+        UserError: if none was.
+    """
     rows = [row for row in rows_of(records) if row["metric"] in ("error", "frechet_distance")]
     found = [name for name in PROBLEMS if any(row["problem"] == name for row in rows)]
+    if not found:
+        raise nothing_measured("error or frechet_distance")
     figure, axes = new_figure(1, len(found), figsize=(7.0, height))
     panels = {}
     for ax, name in zip(axes[0], found, strict=True):
@@ -36,7 +42,10 @@ def _three(records: Records, height: float = 3.0) -> tuple[Figure, dict[str, tup
 
 
 def gamma_sweep(records: Records) -> Figure:
-    """Error and Fréchet distance against γ of gradient estimation, a line for each number of calls.
+    """Error and Fréchet distance against γ of gradient estimation (Permenter & Yuan, Eq. 9), a line for each budget.
+
+    Args:
+        records: of the experiment ``gamma_sweep``.
 
     Raises:
         UserError: if nothing of the kind was measured.
@@ -56,6 +65,9 @@ def gamma_sweep(records: Records) -> Figure:
 
 def schedules(records: Records) -> Figure:
     """Fréchet distance of DDIM (γ = 1) and gradient estimation (γ = 2) on several schedules of noise levels.
+
+    Args:
+        records: of the experiment ``noise_schedules``.
 
     Raises:
         UserError: if nothing of the kind was measured.
@@ -79,25 +91,30 @@ def schedules(records: Records) -> Figure:
 def time_grids(records: Records) -> Figure:
     """Error and Fréchet distance of each solver on each time grid, at one number of calls.
 
+    Args:
+        records: of the experiment ``time_grids``.
+
     Raises:
         UserError: if nothing of the kind was measured.
     """
     figure, panels = _three(records, height=3.6)
-    grids: list[str] = []
-    for ax, rows in panels.values():
-        grids = grids or [*reversed(distinct(rows, "grid"))]
+    grids = distinct([row for _, rows in panels.values() for row in rows], "grid")[::-1]
+    for place, (ax, rows) in enumerate(panels.values()):
         for name in (name for name in SOLVERS if name in distinct(rows, "solver")):
             chosen = [row for row in rows if row["solver"] == name]
             at = [grids.index(row["grid"]) for row in chosen]
             ax.plot([row["value"] for row in chosen], at, **{**line(name), "linestyle": "none"})
         plain_log(ax.xaxis)
-        ax.set_yticks(range(len(grids)), grids if ax is next(iter(panels.values()))[0] else [""] * len(grids))
+        ax.set_yticks(range(len(grids)), [""] * len(grids) if place else grids)
     legend_below(figure, ax)
     return figure
 
 
 def ingredients(records: Records) -> Figure:
-    """Error and Fréchet distance as the ingredients of DEIS are added one by one.
+    """Error and Fréchet distance as the ingredients of DEIS are added one by one (DEIS, §3 and Table 2).
+
+    Args:
+        records: of the experiment ``ingredients``.
 
     Raises:
         UserError: if nothing of the kind was measured.

@@ -20,23 +20,22 @@ def parametrisation(records: Records, step: int = 20, times: Sequence[int] = (90
 
     Args:
         records: one cell of the experiment ``parametrisation``.
-        step: the step size of the first panel.
-        times: the times of the second panel.
+        step: the step size of the first panel, in labels.
+        times: the labels at which the steps of the second panel begin, at most three.
 
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    rows = rows_of(records)
     figure, axes = new_figure(1, 2)
     left, right = axes[0]
     names = {"score_error": ("ei-score", "score frozen"), "eps_error": ("ei-eps", "ε frozen")}
     for metric, (solver, text) in names.items():
         style = {**line(solver), "label": text}
-        chosen = [row for row in rows if row["metric"] == metric]
-        draw(left, [row for row in chosen if row["step"] == step], "t", **style)
+        rows = rows_of(records, metric=metric)
+        draw(left, [row for row in rows if row["step"] == step], "t", **style)
         for t, alpha in zip(times, (1.0, 0.65, 0.35), strict=False):
             more = {"label": f"t = {t}", "alpha": alpha}
-            draw(right, [row for row in chosen if row["t"] == t], "step", **{**style, **more})
+            draw(right, [row for row in rows if row["t"] == t], "step", **{**style, **more})
     left.set(yscale="log", xlabel="time t at which the step begins", ylabel="RMS error of one step")
     left.set_title(f"a step of {step} labels")
     right.set(xscale="log", yscale="log", xlabel="step size in labels", title="steps from three times")
@@ -75,6 +74,8 @@ def extrapolation(records: Records, grid: str = "uniform") -> Figure:
 def denoiser_error(records: Records, pixels: int = 64) -> Figure:
     """Relative error of the learned denoiser and distance to the data, along sampling trajectories.
 
+    Permenter & Yuan, Def. 3.1, assume that the error is at most η where the distance is about √n σ.
+
     Args:
         records: of the experiment ``denoiser_error``.
         pixels: the number of elements n of a sample; the distance is compared with √n σ.
@@ -82,7 +83,8 @@ def denoiser_error(records: Records, pixels: int = 64) -> Figure:
     Raises:
         UserError: if nothing of the kind was measured.
     """
-    rows = rows_of(records)
+    errors = rows_of(records, metric="relative_error")
+    distances = [row for row in rows_of(records, metric="distance") if row["sigma"] > 0]
     figure, axes = new_figure(1, 2)
     left, right = axes[0]
     names = {
@@ -91,11 +93,10 @@ def denoiser_error(records: Records, pixels: int = 64) -> Figure:
         ("ideal", "projection"): ("ideal denoiser against\nprojection (η)", BLACK, "^"),
     }
     for (of, against), (text, tint, shape) in names.items():
-        chosen = [r for r in rows if r["metric"] == "relative_error" and (r["of"], r["against"]) == (of, against)]
+        chosen = [row for row in errors if (row["of"], row["against"]) == (of, against)]
         if chosen:
             draw(left, chosen, "sigma", label=text, color=tint, marker=shape, markersize=3)
     left.set(xscale="log", xlabel="σ (= ρ)", ylabel="relative error")
-    distances = [row for row in rows if row["metric"] == "distance" and row["sigma"] > 0]
     draw(right, distances, "sigma", color=BLACK, marker="o", markersize=3, label="distance to the data")
     sigma = np.array(sorted(row["sigma"] for row in distances))
     right.plot(sigma, np.sqrt(pixels) * sigma, color=GREY, linestyle="--", label="√n σ")

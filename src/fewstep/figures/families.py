@@ -8,10 +8,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..errors import UserError
 from ..solvers import get
 from .axes import draw, new_panels
-from .rows import distinct
+from .rows import distinct, nothing_measured
 from .style import line
 
 __all__ = ["FAMILIES", "draw_families", "own_grid"]
@@ -118,7 +117,7 @@ def _panels(solvers: Sequence[str] | None, rows: list[dict[str, Any]]) -> dict[s
     measured = distinct(rows, "solver")
     if solvers is not None:
         if not set(solvers) & set(measured):
-            raise UserError(f"no record measures {', '.join(solvers)}; `make experiments` makes the records")
+            raise nothing_measured(" or ".join(solvers))
         return {"": [name for name in solvers if name in measured]}
     if set(measured) == {"ddim"}:
         return {"": ["ddim"]}

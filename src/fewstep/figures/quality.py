@@ -11,7 +11,7 @@ from ..results import METRICS
 from ..solvers import get
 from .axes import calls_axis, direct_labels, draw, new_figure, plain_log
 from .families import draw_families
-from .rows import Records, rows_of
+from .rows import Records, distinct, rows_of
 from .style import GREY, line
 
 __all__ = ["quality_against_cost", "quality_against_nfe"]
@@ -55,6 +55,10 @@ def quality_against_nfe(
 def quality_against_cost(records: Records, solvers: Sequence[str]) -> Figure:
     """Fréchet distance against the seconds that its samples took, as PNDM compares, each solver on its own grid.
 
+    Args:
+        records: of an experiment that measures both, at the same numbers of calls.
+        solvers: names.
+
     Raises:
         UserError: if nothing of the kind was measured.
     """
@@ -64,9 +68,12 @@ def quality_against_cost(records: Records, solvers: Sequence[str]) -> Figure:
         own = {"solver": name, "grid": get(name).default_grid, "gamma": None}
         seconds = rows_of(records, metric="seconds", **own)
         distances = rows_of(records, metric="frechet_distance", **own)
-        for row in distances:
-            row["seconds"] = np.mean([other["value"] for other in seconds if other["nfe"] == row["nfe"]])
-        draw(ax, distances, "seconds", **line(name))
+        for nfe in distinct(seconds, "nfe"):
+            mean = np.mean([row["value"] for row in seconds if row["nfe"] == nfe])
+            for row in distances:
+                if row["nfe"] == nfe:
+                    row["seconds"] = mean
+        draw(ax, [row for row in distances if "seconds" in row], "seconds", **line(name))
     ax.set(xscale="log", yscale="log", xlabel="seconds", ylabel=METRICS["frechet_distance"])
     direct_labels(ax)
     return figure

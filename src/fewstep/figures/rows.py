@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import UserError
 from ..results import Record, Recorder
 
-__all__ = ["Records", "cells_drawn", "distinct", "rows_of"]
+__all__ = ["Records", "cells_drawn", "distinct", "nothing_measured", "rows_of"]
 
 Records = Iterable[Record | Recorder]
 """Records as :func:`fewstep.results.load` returns them, or the recorder that a notebook has just filled."""
@@ -19,7 +19,10 @@ _LOOKED_AT: ContextVar[set[str] | None] = ContextVar("_LOOKED_AT", default=None)
 
 
 class _Row(dict[str, Any]):
-    """A measurement as a flat row; notes its record's cell when its value is looked at."""
+    """A measurement as a flat row; notes its record's cell when its value is looked at.
+
+    Records of another experiment than a figure draws lack some of its columns.
+    """
 
     cell = ""
 
@@ -28,16 +31,24 @@ class _Row(dict[str, Any]):
             cells.add(self.cell)
         return super().__getitem__(column)
 
+    def __missing__(self, column: str) -> Any:
+        raise nothing_measured(f"{self['metric']} against {column}")
+
 
 @contextmanager
 def cells_drawn() -> Iterator[set[str]]:
-    """Collects the cells of the records whose values the functions of this module draw, as long as it is open."""
+    """Collects the cells of the records whose values the functions of this package draw, as long as it is open."""
     cells: set[str] = set()
     token = _LOOKED_AT.set(cells)
     try:
         yield cells
     finally:
         _LOOKED_AT.reset(token)
+
+
+def nothing_measured(what: str) -> UserError:
+    """The error for what no record measures."""
+    return UserError(f"no record measures {what}; `make experiments` makes the records")
 
 
 def rows_of(records: Records, **where: Any) -> list[dict[str, Any]]:
@@ -55,7 +66,7 @@ def rows_of(records: Records, **where: Any) -> list[dict[str, Any]]:
     rows = [row for row in rows if all(row.get(column) == value for column, value in where.items())]
     if not rows:
         wanted = " ".join(f"{column}={value}" for column, value in where.items())
-        raise UserError(f"no record measures {wanted or 'anything'}; `make experiments` makes the records")
+        raise nothing_measured(wanted or "anything")
     return rows
 
 

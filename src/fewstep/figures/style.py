@@ -53,12 +53,16 @@ BLACK, GREY, ORANGE, SKY, GREEN, BLUE, RED, PURPLE, BROWN = (
 )
 
 
+LineStyle = str | tuple[int, tuple[int, ...]]
+"""A line style as Matplotlib names it, or an offset and the lengths of dashes and gaps, in widths of the line."""
+
+
 class Mark(NamedTuple):
     """How a solver is drawn."""
 
     color: str
     marker: str
-    linestyle: str = "-"
+    linestyle: LineStyle = "-"
 
 
 MARKS = {
@@ -73,15 +77,15 @@ MARKS = {
     "pndm-s": Mark(BLUE, "o", "--"),
     "pndm-f": Mark(BLUE, "^"),
     "pndm-prk": Mark(BLUE, "s", ":"),
-    "ipndm-1": Mark(SKY, "o", (0, (1, 2))),  # type: ignore[arg-type]
+    "ipndm-1": Mark(SKY, "o", (0, (1, 2))),
     "ipndm-2": Mark(SKY, "v", ":"),
     "ipndm-3": Mark(SKY, "s", "--"),
     "ipndm-4": Mark(SKY, "^"),
-    "deis-tab0": Mark(GREEN, "o", (0, (1, 2))),  # type: ignore[arg-type]
+    "deis-tab0": Mark(GREEN, "o", (0, (1, 2))),
     "deis-tab1": Mark(GREEN, "v", ":"),
     "deis-tab2": Mark(GREEN, "s", "--"),
     "deis-tab3": Mark(GREEN, "^"),
-    "deis-rhoab0": Mark(PURPLE, "o", (0, (1, 2))),  # type: ignore[arg-type]
+    "deis-rhoab0": Mark(PURPLE, "o", (0, (1, 2))),
     "deis-rhoab1": Mark(PURPLE, "v", ":"),
     "deis-rhoab2": Mark(PURPLE, "s", "--"),
     "deis-rhoab3": Mark(PURPLE, "^"),
@@ -91,9 +95,9 @@ MARKS = {
     "deis-rhork-midpoint": Mark(RED, "v", ":"),
     "deis-rhork-heun": Mark(RED, "o"),
     "deis-rhork-kutta3": Mark(RED, "D", "--"),
-    "deis-rhork-heun3": Mark(RED, "X", (0, (4, 1, 1, 1))),  # type: ignore[arg-type]
+    "deis-rhork-heun3": Mark(RED, "X", (0, (4, 1, 1, 1))),
     "deis-rhork-rk4": Mark(RED, "P", "-."),
-    "edm-heun": Mark(RED, "*", (0, (1, 2))),  # type: ignore[arg-type]
+    "edm-heun": Mark(RED, "*", (0, (1, 2))),
     "ge": Mark(ORANGE, "o"),
     "dpm-solver-2": Mark(BLUE, "v", "--"),
     "dpm-solver-3": Mark(BLUE, "D"),
@@ -151,7 +155,7 @@ def marker(name: str) -> str:
     return _mark(name).marker
 
 
-def linestyle(name: str) -> str:
+def linestyle(name: str) -> LineStyle:
     """The line style of a solver; raises as :func:`color`."""
     return _mark(name).linestyle
 
@@ -167,5 +171,6 @@ def line(name: str) -> dict[str, Any]:
 
 
 def _mark(name: str) -> Mark:
+    """How a solver is drawn; one that a reader has added gets grey crosses."""
     get(name)
     return MARKS.get(name, Mark(GREY, "x"))

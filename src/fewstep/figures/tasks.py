@@ -21,6 +21,9 @@ def likelihood(records: Records) -> Figure:
 
     Plans in the colours of their solvers; RK45 is black, solid in t and dashed in ρ. The dotted line is at 0.01 bits.
 
+    Args:
+        records: of the experiment ``likelihood``.
+
     Raises:
         UserError: if nothing of the kind was measured.
     """
@@ -56,6 +59,9 @@ def inpainting(records: Records) -> Figure:
 
     A line for each method at its largest number of calls, a thinner one at fewer.
 
+    Args:
+        records: of the experiment ``inpainting``.
+
     Raises:
         UserError: if nothing of the kind was measured.
     """
@@ -85,6 +91,9 @@ def guidance(records: Records) -> Figure:
     """Accuracy, Fréchet distance of a class, diversity and excess against the guidance weight, a line for each solver.
 
     A row of panels for each kind of guidance, at its largest budget of calls. Dotted is the data themselves.
+
+    Args:
+        records: of the experiment ``guidance``.
 
     Raises:
         UserError: if nothing of the kind was measured.
@@ -124,7 +133,12 @@ def guidance(records: Records) -> Figure:
 
 
 def inverse(records: Records) -> Figure:
-    """Recovery error against the number of measurements and against the noise level, a line for each denoiser.
+    """RMS error per pixel of recovered images against the number of measurements and against the noise level.
+
+    A line for each denoiser at each number of calls.
+
+    Args:
+        records: of the experiment ``inverse``.
 
     Raises:
         UserError: if nothing of the kind was measured.

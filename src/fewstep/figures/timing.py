@@ -16,6 +16,8 @@ __all__ = ["cost"]
 def cost(records: Records, images: int = 1_000_000, most: int = 64) -> Figure:
     """Time against the number of images and against the number of workers, continued by the laws fitted to it.
 
+    The laws are :func:`fewstep.cost.linear` and :func:`fewstep.cost.amdahl`.
+
     Args:
         records: of the experiment ``cost``.
         images: up to which number the line of the left panel goes.
