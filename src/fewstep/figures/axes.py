@@ -88,17 +88,12 @@ def legend_below(figure: Figure, ax: Axes, columns: int | None = None) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns or len(labels))
 
 
-def direct_labels(ax: Axes, *, pad: float = 4.0, fontsize: float = 7.5) -> None:
+def direct_labels(ax: Axes) -> None:
     """Write every line's label at its right end, in its colour, instead of a legend; moved apart where they would meet.
 
     Call it last: the limits of the axes must be final. Lines without a label are passed over.
-
-    Args:
-        ax: the axes.
-        pad: distance from the line's end, in points.
-        fontsize: of the labels, in points.
     """
-    figure = ax.figure
+    figure, fontsize, pad = ax.figure, 7.5, 4.0  # in points
     figure.canvas.draw()  # fixes the limits and the layout
     ends = []
     for artist in ax.get_lines():

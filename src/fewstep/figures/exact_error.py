@@ -69,7 +69,7 @@ def _slopes(ax: Axes, orders: Sequence[int]) -> None:
     )
 
 
-def convergence(records: Records, process: str = "vp", columns: int = 5) -> Figure:
+def convergence(records: Records, process: str = "vp") -> Figure:
     """Error to the exact solution against calls, a panel for each solver, with the slope that theory gives.
 
     A panel has a line for each grid and the fitted slope in its colour, the slope of theory dashed below the lines, and
@@ -78,7 +78,6 @@ def convergence(records: Records, process: str = "vp", columns: int = 5) -> Figu
     Args:
         records: of the experiment ``exact_error``.
         process: the name of a process with fitted orders.
-        columns: panels in a row.
 
     Raises:
         UserError: if nothing of the kind was measured.
@@ -86,6 +85,7 @@ def convergence(records: Records, process: str = "vp", columns: int = 5) -> Figu
     rows = rows_of(records, metric="error", process=process)
     orders = rows_of(records, metric="order", process=process)
     names = [name for name in SOLVERS if any(row["solver"] == name for row in orders)]
+    columns = 5
     figure, axes = new_panels(len(names), columns, 1.3, 0.4, sharex=True, sharey=True)
     grids = distinct(orders, "grid")
     tints = {

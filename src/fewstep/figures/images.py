@@ -12,14 +12,13 @@ from ..dark import show_both
 __all__ = ["image_grid"]
 
 
-def image_grid(ax: Axes | None, images: Tensor, columns: int | None = None, gap: int = 1) -> Axes:
+def image_grid(ax: Axes | None, images: Tensor, columns: int | None = None) -> Axes:
     """Show images side by side, row by row, with no axes around them.
 
     Args:
         ax: where; None makes a figure of its own.
         images: (N, 1, H, W) or (N, 3, H, W), in [-1, 1]; values outside are clamped.
         columns: images per row; by default all in one row up to 16.
-        gap: white pixels between images.
 
     Returns:
         The axes.
@@ -28,7 +27,7 @@ def image_grid(ax: Axes | None, images: Tensor, columns: int | None = None, gap:
     pixels = ((images.detach().float().cpu().clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).numpy()
     n, height, width, channels = pixels.shape
     columns = min(n, 16) if columns is None else columns
-    rows = -(-n // columns)
+    rows, gap = -(-n // columns), 1
     canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels))
     for i in range(n):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)

@@ -21,7 +21,7 @@ SCALE = "weight / largest of its column"
 """What the colours stand for."""
 
 
-def canonical_matrix(plan: Plan, ax: Axes | None = None, title: str | None = None) -> Axes:
+def canonical_matrix(plan: Plan, ax: Axes | None = None) -> Axes:
     r"""A plan's canonical table C: how much of each network output is in each state.
 
     Each column is divided by its largest absolute value, since the weights of early calls are larger by orders of
@@ -30,7 +30,6 @@ def canonical_matrix(plan: Plan, ax: Axes | None = None, title: str | None = Non
     Args:
         plan: any plan of at most a few dozen calls.
         ax: where; None makes a figure of its own, with a colour bar.
-        title: of the axes.
 
     Returns:
         The axes.
@@ -41,8 +40,6 @@ def canonical_matrix(plan: Plan, ax: Axes | None = None, title: str | None = Non
     drawn = _show(ax, _scaled(_tables(plan)[0]))
     ax.set_xlabel("output of call")
     ax.set_ylabel("state")
-    if title:
-        ax.set_title(title)
     count = range(0, plan.nfe, max(1, plan.nfe // 5))
     ax.set_xticks(list(count))
     ax.set_yticks(list(count), [str(n + 1) for n in count])

@@ -19,7 +19,7 @@ from .style import BLACK, RED
 __all__ = ["paths"]
 
 
-def paths(plans: Mapping[str, Plan], problem: GaussianMixture, x: Tensor, edge: float, columns: int = 3) -> Figure:
+def paths(plans: Mapping[str, Plan], problem: GaussianMixture, x: Tensor, edge: float) -> Figure:
     """Paths of samplers in the plane over the density of the data, and the exact paths (thick grey) below them.
 
     Dots are the states at which the network is called, circles the exact end points.
@@ -29,9 +29,8 @@ def paths(plans: Mapping[str, Plan], problem: GaussianMixture, x: Tensor, edge: 
         problem: of two dimensions.
         x: start states, float64, shape (B, 2).
         edge: the panels show coordinates up to this.
-        columns: panels in a row.
     """
-    figure, axes = new_panels(len(plans), columns, 2.45, 0.1, sharex=True, sharey=True)
+    figure, axes = new_panels(len(plans), 3, 2.45, 0.1, sharex=True, sharey=True)
     side = torch.linspace(-edge, edge, 121, dtype=torch.float64)
     points = torch.cartesian_prod(side, side)
     for ax, (title, plan) in zip(axes, plans.items(), strict=True):
