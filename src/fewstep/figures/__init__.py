@@ -1,7 +1,7 @@
 """Figures: one style, one colour and one marker per solver, and a function for each figure that is drawn from records.
 
 A function of records, or of several plans, draws on axes of its own and returns the Figure; the others take the axes to
-draw on.
+draw on. A module holds what belongs together; all of it is called from the package, as ``figures.paths``.
 """
 
 from __future__ import annotations

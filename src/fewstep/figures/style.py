@@ -28,6 +28,7 @@ __all__ = [
     "RED",
     "SKY",
     "STYLE",
+    "LineStyle",
     "Mark",
     "color",
     "label",
