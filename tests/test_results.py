@@ -206,7 +206,7 @@ def test_prose_outputs_and_the_layout_of_records_do_not_change_a_key(toy):
     before = key(toy)
     edit(toy / "src/fewstep/schedules.py", 'r"""Noise schedules', 'r"""Noise schedules and more')
     edit(toy / "src/fewstep/schedules.py", "# cumprod", "# a comment")
-    edit(toy / "src/fewstep/results.py", '"loss": (0.05, 0.0)', '"loss": (0.06, 0.0)')
+    edit(toy / "src/fewstep/results/__init__.py", '"loss": (0.05, 0.0)', '"loss": (0.06, 0.0)')
     save_notebook(toy, ["from fewstep import schedules, solvers\nsolver = 'ddim'"], outputs=["a picture"])
     assert key(toy) == before
 
