@@ -133,6 +133,14 @@ def test_a_mistake_gets_one_line(capsys, folder, arguments, says):
     assert not list(folder.iterdir())
 
 
+@pytest.mark.parametrize("command", ["sample", "evaluate", "train", "encode", "inpaint", "recover --sigma 1"])
+def test_a_network_that_is_not_there(capsys, folder, monkeypatch, command):
+    monkeypatch.setattr(models.checkpoints, "FOLDER", folder / "nowhere")
+    code, out, err = call(capsys, *command.split())
+    assert code == 2 and not out and "unknown checkpoint 'digits-unet'" in err and err.count("\n") == 1
+    assert not list(folder.iterdir())
+
+
 def test_a_model_that_breaks_is_said_with_its_call(capsys, folder, monkeypatch):
     class Broken(torch.nn.Module):
         def forward(self, x, t):
@@ -148,7 +156,7 @@ def test_a_place_that_cannot_be_written(capsys, folder, monkeypatch, fault):
     def refuse(*arguments, **keywords):
         raise OSError(28, fault)
 
-    monkeypatch.setattr(cli, "_write_images", refuse)
+    monkeypatch.setattr(Image.Image, "save", refuse)
     code, _, err = call(capsys, "sample", "--nfe", "1", "--samples", "1", "--out", "a.png")
     assert code == 2 and "cannot write a.png" in err and fault in err and not list(folder.iterdir())
 
@@ -176,6 +184,12 @@ def test_interruption_leaves_nothing(capsys, folder, monkeypatch):
     monkeypatch.setattr(run, "sample", interrupted)
     code, _, _ = call(capsys, "sample", "--nfe", "1", "--samples", "1")
     assert code == 130 and not list(folder.iterdir())
+
+
+def test_help_does_not_wait_for_libraries_that_compute():
+    code = "import sys, fewstep.cli; print({'scipy', 'torch', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_the_installed_command(folder):

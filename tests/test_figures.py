@@ -64,7 +64,7 @@ def test_image_grid_shows_colour():
 
 
 def test_labels_that_would_meet_are_moved_apart_and_no_others():
-    places = figures._apart([0.0, 1.0, 1.5, 40.0], 10.0)
+    places = figures.axes._apart([0.0, 1.0, 1.5, 40.0], 10.0)
     assert np.all(np.diff(places) >= 10.0 - 1e-9)
     assert places[3] == 40.0
     # Least squares leaves the mean of a group where it was.
@@ -137,6 +137,40 @@ def test_nothing_measured_is_said_in_one_line():
         figures.quality_against_nfe([])
 
 
+OF_ONE_EXPERIMENT = (
+    "convergence",
+    "cost",
+    "denoiser_error",
+    "error_against_nfe",
+    "extrapolation",
+    "gamma_sweep",
+    "guidance",
+    "ingredients",
+    "inpainting",
+    "inverse",
+    "likelihood",
+    "parametrisation",
+    "schedules",
+    "time_grids",
+)
+
+
+@pytest.mark.parametrize("name", OF_ONE_EXPERIMENT)
+def test_records_of_another_experiment_are_said_in_one_line(name):
+    others = [("error", 0.1, {"solver": "ddim", "nfe": 5}), ("frechet_distance", 9.0, {"solver": "ddim", "nfe": 5})]
+    for made in (recorder(*others), recorder(("loss", 0.1, {})), recorder()):
+        with pytest.raises(UserError, match=r"no record measures .*make experiments"):
+            getattr(figures, name)([made])
+
+
+def test_solvers_that_were_not_measured_are_said_or_left_out():
+    record = recorder(*frechet("ddim", "quadratic", {5: 30.0, 10: 20.0}))
+    with pytest.raises(UserError, match="no record measures ge or fon"):
+        figures.quality_against_nfe([record], ["ge", "fon"])
+    (ax,) = figures.quality_against_nfe([record], ["ge", "ddim"]).axes
+    assert [line.get_label() for line in ax.get_lines()] == ["DDIM"]
+
+
 def test_canonical_matrix_of_ddim_is_lower_triangular_and_constant_down_its_columns():
     plan = solvers.build("ddim", schedules.linear_vp(), 6)
     shown = np.asarray(figures.canonical_matrix(plan).images[0].get_array())
@@ -169,6 +203,20 @@ def test_figures_of_both_known_problems_and_the_network():
     np.testing.assert_allclose(curve(figures.schedules([record]).axes[1], "log-linear"), [[5, 0.4], [10, 0.2]])
     grids = figures.time_grids([record]).axes[0]
     assert [tick.get_text() for tick in grids.get_yticklabels()] == ["log-linear"]
+
+
+def test_a_grid_that_only_the_network_was_measured_on_has_a_place():
+    rows = [
+        (metric, 1.0, {"solver": "ddim", "grid": grid, "nfe": 10, "settings": {"problem": problem}})
+        for problem, metric, grids in (
+            ("mixture", "error", ("uniform",)),
+            ("network", "frechet_distance", ("uniform", "rho7")),
+        )
+        for grid in grids
+    ]
+    first, last = figures.time_grids([recorder(*rows)]).axes
+    assert [tick.get_text() for tick in first.get_yticklabels()] == ["rho7", "uniform"]
+    assert curve(last, "DDIM")[:, 1].tolist() == [1.0, 0.0]
 
 
 def test_denoiser_error_compares_the_distance_with_root_n_sigma():
@@ -233,5 +281,8 @@ def test_quality_against_cost_pairs_distances_with_the_seconds_of_the_same_calls
     ax = figures.quality_against_cost([recorder(*rows)], ["ddim", "pndm-f"]).axes[0]
     for label in ("DDIM", "F-PNDM"):
         np.testing.assert_allclose(curve(ax, label), [[20.5, 11.0], [40.5, 6.0]])
+    rows.append(("frechet_distance", 4.0, {"solver": "ddim", "grid": "quadratic", "nfe": 50}))  # its time is not known
+    ax = figures.quality_against_cost([recorder(*rows)], ["ddim"]).axes[0]
+    np.testing.assert_allclose(curve(ax, "DDIM"), [[20.5, 11.0], [40.5, 6.0]])
     with pytest.raises(UserError, match="solver=fon grid=uniform"):
         figures.quality_against_cost([recorder(*rows)], ["fon"])

@@ -206,7 +206,7 @@ def test_prose_outputs_and_the_layout_of_records_do_not_change_a_key(toy):
     before = key(toy)
     edit(toy / "src/fewstep/schedules.py", 'r"""Noise schedules', 'r"""Noise schedules and more')
     edit(toy / "src/fewstep/schedules.py", "# cumprod", "# a comment")
-    edit(toy / "src/fewstep/results.py", '"loss": (0.05, 0.0)', '"loss": (0.06, 0.0)')
+    edit(toy / "src/fewstep/results/__init__.py", '"loss": (0.05, 0.0)', '"loss": (0.06, 0.0)')
     save_notebook(toy, ["from fewstep import schedules, solvers\nsolver = 'ddim'"], outputs=["a picture"])
     assert key(toy) == before
 
@@ -238,6 +238,23 @@ def test_imports_are_followed_through_modules_and_functions(toy):
     assert after != before
     edit(source / "deep/__init__.py", "", "y = 1\n")
     assert provenance.cell_key("toy", {}, toy) != after
+
+
+def test_no_module_of_the_figures_or_the_command_line_changes_a_key(toy):
+    source = toy / "src/fewstep"
+    for package in ("figures", "cli"):
+        (source / package / "one.py").write_text("from . import two\n")
+        (source / package / "two.py").write_text("from .. import shards\n")
+    (source / "figures_of_merit.py").write_text("x = 1\n")
+    imports = ["from fewstep import figures_of_merit", "import fewstep.cli.one", "from fewstep.figures import one"]
+    save_notebook(toy, imports)
+    before = provenance.cell_key("toy", {}, toy)
+    for file in [*source.glob("figures/*.py"), *source.glob("cli/*.py"), source / "shards.py"]:
+        with file.open("a") as opened:
+            opened.write("\nEXTRA = 1\n")
+    assert provenance.cell_key("toy", {}, toy) == before
+    edit(source / "figures_of_merit.py", "1", "2")
+    assert provenance.cell_key("toy", {}, toy) != before
 
 
 def test_an_edited_solver_changes_the_keys_of_its_own_cells_only(toy):

@@ -39,7 +39,9 @@ ROOT = Path(os.environ.get("FEWSTEP_ROOT") or Path(__file__).resolve().parents[2
 """The clone that holds the notebooks, the weights and the records (``FEWSTEP_ROOT`` names another one)."""
 
 OUTSIDE = frozenset(f"fewstep.{name}" for name in ("results", "provenance", "figures", "cli", "errors", "files"))
-"""Modules that determine no number: a change of the records' layout, a plot or a message makes nothing stale."""
+"""Modules that determine no number: a change of the records' layout, a plot or a message makes nothing stale.
+
+Of a package, all its modules."""
 
 WEIGHTS = ("model", "other", "features", "guide")
 """The parameters that name networks."""
@@ -137,7 +139,7 @@ def _closure(start: set[str], root: Path) -> dict[str, str]:
     while queue:
         module = queue.pop()
         path = _path(module, root)
-        if path is None or module in found or module in OUTSIDE:
+        if path is None or module in found or ".".join(module.split(".")[:2]) in OUTSIDE:
             continue
         found[module], imported = _read(path, path.stat().st_mtime_ns, module, root)
         queue |= imported

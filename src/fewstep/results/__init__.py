@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from .errors import UserError, unknown
-from .files import complaint, read_yaml, write_atomically
-from .provenance import ROOT, cell_key, device_name, package_versions, revision, weights_of
+from ..errors import UserError, unknown
+from ..files import complaint, read_yaml, write_atomically
+from ..provenance import ROOT, cell_key, device_name, package_versions, revision, weights_of
 
 if TYPE_CHECKING:
-    from .shards import Shard
+    from ..shards import Shard
 
 __all__ = [
     "METRICS",
@@ -373,7 +373,7 @@ class Recorder:
         """
         if self.scratch is None:
             return draw(range(samples))
-        from . import shards  # here, not above: it needs torch, and those who only read records do not
+        from .. import shards  # here, not above: it needs torch, and those who only read records do not
 
         folder = self.scratch / name
 
