@@ -9,18 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gpu as program
 import numpy as np
+import preflight
 import pytest
+import smoke
 from PIL import Image
 
+from fewstep import results, shards
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "workflow"))
-
-import gpu as program  # noqa: E402
-import preflight  # noqa: E402
-import smoke  # noqa: E402
-
-from fewstep import results, shards  # noqa: E402
 
 PLAN = """\
 cifar10:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("papermill")
 
+import smoke
+
 from fewstep import results
 from fewstep.models import declared, pins
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "workflow"))
-
-import smoke  # noqa: E402
 
 ONE_EACH = [  # a cell for every table and every layout of weights and images
     "fid/ddim-cifar10-quadratic",

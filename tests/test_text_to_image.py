@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-from pathlib import Path
 
 import pytest
+import smoke
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load
@@ -17,10 +16,6 @@ from fewstep.errors import UserError
 from fewstep.models import declared, pins, text_to_image, zoo
 from fewstep.models.diffusers_scheduler import scheduler
 from fewstep.noise import normal
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
-
-import smoke
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
