@@ -21,8 +21,8 @@ NAME = f"{FOLDER}.zip"
 
 CONTENT = ("LICENSE", "README.md", "book/experiments", "data", "pyproject.toml", "src", "workflow/experiments.yml")
 """What pip installs, and what the code of a page reads: weights, records, and what the keys of records are made of."""
-LEFT_OUT = ("data/cache/*", "data/checkpoints/cifar10-*")
-"""Downloads; weights of tens of MB that no page computes with."""
+HEAVY = "data/checkpoints/cifar10-*"
+"""Weights of tens of MB, with which no page computes."""
 
 
 def sources(root: Path = ROOT) -> dict[str, Path]:
@@ -48,7 +48,7 @@ def _left_out(name: str) -> bool:
     """Whether a file has no place in the archive: by its name, for there may be no git to ask."""
     parts = name.split("/")
     by_tools = any(part in IGNORED or part.startswith(".") or part.endswith(".egg-info") for part in parts)
-    return by_tools or any(fnmatch(name, pattern) for pattern in LEFT_OUT)
+    return by_tools or fnmatch(name, HEAVY)
 
 
 def pack(files: Mapping[str, Path]) -> bytes:

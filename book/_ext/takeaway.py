@@ -166,7 +166,8 @@ def link_archive(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     for place in list(doctree.findall(ArchiveLink)):
         link: nodes.Node = nodes.literal(text=place.astext())
         if app.builder.name == "html":
-            link = nodes.reference("", "", link, refuri=f"{'../' * docname.count('/')}_static/{archive.NAME}")
+            path = f"{'../' * docname.count('/')}_static/{archive.NAME}"
+            link = nodes.reference("", "", link, refuri=path, internal=True)
         size = len(archive.pack(archive.sources())) / 1e6
         place.replace_self([link, nodes.Text(f" (about {size:.0f} MB)")])
 
