@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,14 @@ def name_toggles_of(generate: Callable[..., Any]) -> Callable[..., Any]:
     return generate_named
 
 
+def space_solutions(body: str) -> str:
+    """Put the space of "Solution to Exercise 1" before the link: sphinx-exercise has it inside, underlined."""
+    return re.sub(r'(<p class="admonition-title">Solution to)(<a [^>]*>) ', r"\1 \2", body)
+
+
 def mend_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    if "body" in context:
+        context["body"] = space_solutions(context["body"])
     if "generate_toctree_html" in context:
         context["generate_toctree_html"] = name_toggles_of(context["generate_toctree_html"])
     if pagename == "_modules/index":

@@ -164,11 +164,11 @@ def names_in_tests(root: Path) -> dict[tuple[str, str], set[str]]:
 
 
 def tests_of(solver: Solver, root: Path) -> list[tuple[str, str]]:
-    """The tests that name a solver or its function, those that name the fewest others first: (file, test)."""
+    """The tests that name a solver or its function: those of the function, of the fewest others first; (file, test)."""
     every = {*SOLVERS, *(other.function.split(":")[1] for other in SOLVERS.values())}
-    wanted = {solver.name, solver.function.split(":")[1]}
-    found = {place: words for place, words in names_in_tests(root).items() if words & wanted}
-    return sorted(found, key=lambda place: len(found[place] & every))
+    function = solver.function.split(":")[1]
+    found = {place: words for place, words in names_in_tests(root).items() if words & {solver.name, function}}
+    return sorted(found, key=lambda place: (function not in found[place], len(found[place] & every)))
 
 
 @functools.cache
@@ -448,9 +448,9 @@ class DeviationsDirective(_Table):
         found = deviations.measured(key)
         steps = [n for n in steps if n in found.difference] or sorted(found.difference)
         lines = {
-            "program against paper": found.difference,
-            "paper against the exact solution": found.paper,
-            "program against the exact solution": found.program,
+            "program to paper": found.difference,
+            "paper to exact": found.paper,
+            "program to exact": found.program,
         }
         top = ["root mean square", *(f"{n} steps" for n in steps)]
         content = [[text(name), *(self.size(of, n) for n in steps)] for name, of in lines.items() if of]

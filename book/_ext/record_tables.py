@@ -261,7 +261,7 @@ def build_table(caption: str, top: list[str], lines: list[list[list[nodes.Node]]
     cells = []
     for index, text in enumerate(top):
         texts = ["".join(node.astext() for node in line[index]) for line in lines]
-        numbers = index >= stubs and all(re.match(r"[(−+\d]|–?$", below) for below in texts)
+        numbers = index >= stubs and all(re.match(r"[(−+\d]|(–|none|not finite)?$", below) for below in texts)
         cells.append(HeadEntry("", nodes.paragraph(text=text), scope="col", classes=["number"] * numbers))
     group += nodes.thead("", nodes.row("", *cells))
     body = nodes.tbody()
