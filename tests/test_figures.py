@@ -51,16 +51,18 @@ def test_unknown_solver_is_refused_with_the_nearest_name():
 def test_image_grid_places_every_image_and_clamps():
     images = torch.linspace(-2, 2, 5).reshape(5, 1, 1, 1).expand(5, 1, 3, 2)
     shown = figures.image_grid(None, images, columns=3).images[0].get_array()
-    assert shown.shape == (7, 8)
+    assert shown.shape == (7, 8, 4)
     tiles = [shown[0:3, 0:2], shown[0:3, 3:5], shown[0:3, 6:8], shown[4:7, 0:2], shown[4:7, 3:5]]
     for tile, value in zip(tiles, [0.0, 0.0, 0.5, 1.0, 1.0], strict=True):
-        np.testing.assert_allclose(tile, value)
-    np.testing.assert_allclose(shown[4:7, 6:8], 1.0)  # no image: white
+        np.testing.assert_allclose(tile[..., :3], value)
+        np.testing.assert_allclose(tile[..., 3], 1.0)
+    np.testing.assert_allclose(shown[4:7, 6:8, 3], 0.0)  # no image: the page
+    np.testing.assert_allclose(shown[3, :, 3], 0.0)
 
 
 def test_image_grid_shows_colour():
     images = torch.stack([torch.ones(4, 4), -torch.ones(4, 4), torch.zeros(4, 4)])[None]
-    np.testing.assert_allclose(figures.image_grid(None, images).images[0].get_array()[0, 0], [1.0, 0.0, 0.5])
+    np.testing.assert_allclose(figures.image_grid(None, images).images[0].get_array()[0, 0], [1.0, 0.0, 0.5, 1.0])
 
 
 def test_labels_that_would_meet_are_moved_apart_and_no_others():

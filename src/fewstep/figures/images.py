@@ -25,16 +25,17 @@ def image_grid(ax: Axes | None, images: Tensor, columns: int | None = None) -> A
     """
     show_both()
     pixels = ((images.detach().float().cpu().clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).numpy()
-    n, height, width, channels = pixels.shape
+    n, height, width, _ = pixels.shape
     columns = min(n, 16) if columns is None else columns
     rows, gap = -(-n // columns), 1
-    canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels))
+    canvas = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4))  # transparent between images
     for i in range(n):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        canvas[top : top + height, left : left + width] = pixels[i]
+        canvas[top : top + height, left : left + width, :3] = pixels[i]
+        canvas[top : top + height, left : left + width, 3] = 1
     if ax is None:
         _, ax = plt.subplots(figsize=(7.0, 7.0 * canvas.shape[0] / canvas.shape[1]))
     # Pixels stay pixels: 8 x 8 images would otherwise be blurred into something nobody sampled.
-    ax.imshow(canvas.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.imshow(canvas, interpolation="nearest")
     ax.set_axis_off()
     return ax

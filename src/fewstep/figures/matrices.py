@@ -97,9 +97,9 @@ def canonical_difference(first: tuple[str, Plan], second: tuple[str, Plan]) -> F
 
 
 def _show(ax: Axes, table: np.ndarray) -> AxesImage:
-    """Weights from −1 (blue) to 1 (red)."""
+    """Weights from −1 (blue) to 1 (red); where there is none, the page."""
     ax.grid(False)
-    return ax.imshow(table, cmap="RdBu_r", norm=Normalize(-1, 1), interpolation="nearest")
+    return ax.imshow(np.ma.masked_equal(table, 0.0), cmap="RdBu_r", norm=Normalize(-1, 1), interpolation="nearest")
 
 
 def _scaled(table: np.ndarray) -> np.ndarray:
