@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -41,14 +40,7 @@ def name_toggles_of(generate: Callable[..., Any]) -> Callable[..., Any]:
     return generate_named
 
 
-def space_solutions(body: str) -> str:
-    """Put the space of "Solution to Exercise 1" before the link: sphinx-exercise has it inside, underlined."""
-    return re.sub(r'(<p class="admonition-title">Solution to)(<a [^>]*>) ', r"\1 \2", body)
-
-
 def mend_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    if "body" in context:
-        context["body"] = space_solutions(context["body"])
     if "generate_toctree_html" in context:
         context["generate_toctree_html"] = name_toggles_of(context["generate_toctree_html"])
     if pagename == "_modules/index":
@@ -67,7 +59,16 @@ def drop_shared_ids(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             node["ids"] = [name for name in node["ids"] if name not in SHARED_IDS]
 
 
+def move_blanks(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Begin a link with its first word: sphinx-exercise puts into the link the blank before it, which is underlined."""
+    for link in list(doctree.findall(nodes.reference)):
+        if link.children and isinstance(link[0], nodes.Text) and link[0].startswith(" "):
+            link[0] = nodes.Text(link[0].lstrip())
+            link.parent.insert(link.parent.index(link), nodes.Text(" "))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-resolved", drop_shared_ids)
+    app.connect("doctree-resolved", move_blanks)
     app.connect("html-page-context", mend_page, priority=600)  # after the theme, which sets it
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

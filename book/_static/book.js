@@ -88,25 +88,65 @@
   });
 })();
 
+// On a phone formulas that stand side by side stand below each other.
+(() => {
+  // The parts between wide spaces, if no braces are around these; what has rows of its own is left as it is.
+  function parts(tex) {
+    const found = [""];
+    let depth = 0;
+    for (const token of tex.match(/\\qquad(?![a-z])|, *\\quad(?![a-z])|\\.|[^]/g)) {
+      if (token === "{") depth++;
+      else if (token === "}") depth--;
+      const wide = token.endsWith("quad");
+      if (wide && !depth) found[found.length - 1] += token.startsWith(",") ? "," : "";
+      if (wide && !depth) found.push("");
+      else found[found.length - 1] += token;
+    }
+    return found;
+  }
+
+  if (!window.matchMedia("(max-width: 40rem)").matches) return;
+  // The page is read, and MathJax, whose script is deferred, has not yet begun.
+  document.addEventListener("readystatechange", () => {
+    for (const box of document.querySelectorAll(".bd-article div.math")) {
+      const tex = /^\s*\\\[([^]*)\\\]\s*$/.exec(box.lastChild?.data)?.[1];
+      const rows = tex && !/\\begin|\\\\/.test(tex) ? parts(tex) : [];
+      if (rows.length > 1) box.lastChild.data = `\\[\\begin{gathered}${rows.join("\\\\")}\\end{gathered}\\]`;
+    }
+  }, { once: true });
+})();
+
 // A formula that is wider than its place is set smaller, down to seven tenths; what is wider still scrolls.
 (() => {
   const LEAST = 0.7;
-  const widths = new WeakMap();
 
   function fit(box) {
     const formula = box.querySelector("mjx-container");
-    const width = box.clientWidth;
-    if (!formula || !width || widths.get(box) === width) return;
-    widths.set(box, width);
+    if (!formula) return;
+    if (formula.dataset.size) formula.style.fontSize = formula.dataset.size;
+    const room = Math.min(box.clientWidth, formula.clientWidth); // in a line the formula sticks out of its box
+    const ratio = room / formula.querySelector("mjx-math").offsetWidth;
+    box.classList.toggle("wide", room > 0 && ratio < LEAST);
+    if (!room || ratio >= 1) return;
     formula.dataset.size ??= formula.style.fontSize || "100%";
-    formula.style.fontSize = formula.dataset.size;
-    const ratio = formula.clientWidth / formula.scrollWidth;
-    if (ratio < 1) formula.style.fontSize = `${Math.max(ratio * 0.99, LEAST) * parseFloat(formula.dataset.size)}%`;
+    formula.style.fontSize = `${Math.max(ratio * 0.99, LEAST) * parseFloat(formula.dataset.size)}%`;
   }
 
   window.addEventListener("load", async () => {
     await window.MathJax?.startup?.promise;
-    const observer = new ResizeObserver(entries => entries.forEach(entry => fit(entry.target)));
-    for (const box of document.querySelectorAll(".bd-article div.math")) observer.observe(box);
+    const places = new Map(); // a block, and the formulas that have its width at most
+    for (const box of document.querySelectorAll(".bd-article .math")) {
+      const place = box.closest("div, p, li, dt, dd, td, th");
+      places.set(place, [...(places.get(place) ?? []), box]);
+    }
+    const widths = new WeakMap();
+    const observer = new ResizeObserver(entries => {
+      for (const { target } of entries) {
+        if (widths.get(target) === target.clientWidth) continue;
+        widths.set(target, target.clientWidth);
+        places.get(target).forEach(fit);
+      }
+    });
+    for (const place of places.keys()) observer.observe(place);
   });
 })();

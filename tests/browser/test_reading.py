@@ -164,6 +164,23 @@ def test_dark_mode_switches_figures(browser: Browser, base: str):
     assert sizes["light"] == sizes["dark"] and min(map(min, sizes["light"])) > 50
 
 
+CUT = """async () => {
+    await MathJax.startup.promise;
+    await new Promise(done => setTimeout(done, 500));  // until every formula has been fitted
+    return [...document.querySelectorAll(".bd-article p span.math")].filter(box =>
+        box.querySelector("mjx-math").offsetWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== "auto"
+    ).map(box => box.textContent);
+}"""
+
+
+def test_formulas_on_a_phone(page: Page):
+    """No formula is cut off: side by side they stand below each other, in a line they are set smaller or scroll."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto("chapters/ddpm.html")
+    assert page.evaluate(CUT) == []
+    expect(page.locator("#equation-eq-ddpm-alpha mjx-mtr")).to_have_count(4)
+
+
 def test_a_picture_without_a_dark_version_lies_on_a_light_card(page: Page):
     page.emulate_media(color_scheme="dark")
     page.goto(CHAPTER)
