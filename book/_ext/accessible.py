@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +46,8 @@ def mend_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, 
         context["generate_toctree_html"] = name_toggles_of(context["generate_toctree_html"])
     if pagename == "_modules/index":
         context["body"] = nest_lists(context["body"])
+    if "body" in context:  # sphinx-exercise puts this space into the link, which underlines it
+        context["body"] = re.sub(r"(Solution to)(<a [^>]*>) ", r"\1 \2", context["body"])
     if 'role="doc-biblioentry"' in context.get("body", ""):  # not a role of what a list may hold, since ARIA 1.2
         context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
 

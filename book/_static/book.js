@@ -88,6 +88,30 @@
   });
 })();
 
+// A formula in the text that is wider than its column breaks after relations, or else after sums: the theme cuts it off.
+(() => {
+  const SPACES = ["4", "3"]; // what MathJax sets on both sides of a relation, and of a sum
+
+  function fold(formula) {
+    const row = formula.querySelector("mjx-math");
+    const width = formula.clientWidth;
+    if (!row || !width || formula.classList.contains("folded") || row.offsetWidth <= width + 1) return;
+    formula.classList.add("folded");
+    for (const space of SPACES) {
+      for (const sign of row.querySelectorAll(`:scope > mjx-mo[space="${space}"]`)) {
+        if (sign.nextElementSibling?.getAttribute("space") === space) sign.after(document.createElement("wbr"));
+      }
+      if (row.offsetWidth <= width + 1) return;
+    }
+  }
+
+  window.addEventListener("load", async () => {
+    await window.MathJax?.startup?.promise;
+    const observer = new ResizeObserver(entries => entries.forEach(entry => fold(entry.target)));
+    for (const formula of document.querySelectorAll(".bd-article span.math")) observer.observe(formula);
+  });
+})();
+
 // A formula that is wider than its place is set smaller, down to seven tenths; what is wider still scrolls.
 (() => {
   const LEAST = 0.7;
