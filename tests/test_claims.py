@@ -372,7 +372,7 @@ def test_a_claim_stands_with_its_numbers_and_a_stale_one_is_struck(toy, book):
     page = "# Page\n\n```{claims}\n:paper: a\n```\n"
     html = book(ledger(toy, checks, "], reported: ['paper nfe=10']}"), page)
     text = " ".join(re.sub(r"<[^>]+>", " ", html).split())
-    assert "uniform, 5 calls; Fréchet distance: DDIM 20.0 ± 0.5 , RK4 30.0 ± 1.0 holds" in text.replace("\u00a0", " ")
+    assert "uniform, 5 calls; Fréchet distance: 20.0 ± 0.5 (DDIM), 30.0 ± 1.0 (RK4) holds" in text
     assert "1 of 2 checks run" in text and "DDIM, 10 calls, set: FID 4.5" in text and "stale" not in html
     assert "digits, later : make experiments PROFILE=digits not run".replace(" :", ":") in text
     (toy / "workflow/experiments.yml").write_text(PLAN.replace("rk4: {solver: rk4}", "rk4: {solver: rk4, n: 1}"))

@@ -75,7 +75,7 @@ def test_weight_zero_is_unconditional_and_one_is_conditional():
     assert torch.equal(classifier_free(law, 2, 1.0)(X, t), law.each[2](X, t))
 
 
-def test_at_weight_one_the_samples_are_the_classs():
+def test_at_weight_one_the_samples_follow_the_class():
     """Class 1 is N(μ, s²I). From its own p_T a deterministic plan, affine here, leads to a Gaussian, whose mean and
     standard deviation are μ and s up to DDIM's error of first order.
     """

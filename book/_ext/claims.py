@@ -553,14 +553,14 @@ class ClaimsDirective(_Table):
             if "metric" not in row:
                 content.append(nodes.Text(f"bound {row['value']:g}"))
                 continue
-            if name:
-                content.append(nodes.Text(f"{name}\u00a0"))
             shown = tables.shown(row, 3)
             if row["stale"]:
                 notes(self.env).stale.add((self.env.docname, f"claim {claim.id}"))
                 content += [nodes.inline("", shown, classes=["stale"]), nodes.superscript(text="†")]
             else:
                 content.append(nodes.inline("", shown, classes=["result"]))
+            if name:
+                content.append(nodes.Text(f" ({name})"))
         return content
 
     def sources(self, checker: Checker, used: list[Row]) -> list[nodes.Node]:

@@ -116,13 +116,33 @@
   }, { once: true });
 })();
 
-// A formula that is wider than its place is set smaller, down to seven tenths; what is wider still scrolls.
+// A formula that is wider than its place breaks, in the text, after relations or else after sums; otherwise it is set
+// smaller, down to seven tenths; what is wider still scrolls.
 (() => {
+  const SPACES = ["4", "3"]; // what MathJax sets on both sides of a relation, and of a sum
   const LEAST = 0.7;
+
+  // Whether the formula fits its place once it is broken.
+  function folds(box) {
+    if (box.classList.contains("folded")) return true;
+    const row = box.querySelector("mjx-math");
+    const width = box.clientWidth;
+    if (box.localName !== "span" || !width || row.offsetWidth <= width + 1) return false;
+    box.classList.add("folded");
+    for (const space of SPACES) {
+      for (const sign of row.querySelectorAll(`:scope > mjx-mo[space="${space}"]`)) {
+        if (sign.nextElementSibling?.getAttribute("space") === space) sign.after(document.createElement("wbr"));
+      }
+      if (row.offsetWidth <= width + 1) return true;
+    }
+    row.querySelectorAll("wbr").forEach(place => place.remove());
+    box.classList.remove("folded");
+    return false;
+  }
 
   function fit(box) {
     const formula = box.querySelector("mjx-container");
-    if (!formula) return;
+    if (!formula || folds(box)) return;
     if (formula.dataset.size) formula.style.fontSize = formula.dataset.size;
     const room = Math.min(box.clientWidth, formula.clientWidth); // in a line the formula sticks out of its box
     const ratio = room / formula.querySelector("mjx-math").offsetWidth;

@@ -46,7 +46,9 @@
     const found = missing.length ? { why: `${missing.join(" and ")} cannot spend ${calls.value} calls` }
       : explore.compare(...plans, ...tables);
     const same = found.rows && found.apart < SAME;
-    verdict.textContent = found.why ? `Not the same sampler: ${found.why}.`
+    verdict.textContent = missing.length ? `Nothing to compare: ${found.why}.`
+      : found.why ? `Not the same sampler: ${found.why}.`
+      : found.apart === 0 ? "The same sampler: the tables are equal."
       : same ? `The same sampler: the tables differ by ${number(found.apart)} of the largest weight, which is rounding.`
       : `Not the same sampler: the tables differ by up to ${number(found.apart)} of the largest weight.`;
     verdict.classList.toggle("same", Boolean(same));
