@@ -239,16 +239,17 @@ def test_imports_are_followed_through_modules_and_functions(toy):
     assert provenance.cell_key("toy", {}, toy) != after
 
 
-def test_no_module_of_the_figures_or_the_command_line_changes_a_key(toy):
+def test_no_module_of_figures_records_or_the_command_line_changes_a_key(toy):
     source = toy / "src/fewstep"
-    for package in ("figures", "cli"):
-        (source / package / "one.py").write_text("from . import two\n")
-        (source / package / "two.py").write_text("from .. import shards\n")
+    packages = [source / name for name in ("figures", "cli", "results")]
+    for package in packages:
+        (package / "one.py").write_text("from . import two\n")
+        (package / "two.py").write_text("from .. import shards\n")
     (source / "figures_of_merit.py").write_text("x = 1\n")
     imports = ["from fewstep import figures_of_merit", "import fewstep.cli.one", "from fewstep.figures import one"]
     save_notebook(toy, imports)
     before = provenance.cell_key("toy", {}, toy)
-    for file in [*source.glob("figures/*.py"), *source.glob("cli/*.py"), source / "shards.py"]:
+    for file in [*(file for package in packages for file in package.glob("*.py")), source / "shards.py"]:
         with file.open("a") as opened:
             opened.write("\nEXTRA = 1\n")
     assert provenance.cell_key("toy", {}, toy) == before
@@ -291,7 +292,7 @@ def test_mistakes_in_what_makes_a_key_are_named(toy):
 def test_a_record_is_stale_when_what_makes_it_changed(toy):
     (cell, _) = results.cells("digits", root=toy)
     made = record([measurement()], experiment="toy", parameters=cell.parameters, key=cell.key(toy))
-    assert not results.is_stale(made, toy)
+    assert results.why_stale(made, toy) is None
     edit(toy / "src/fewstep/schedules.py", "0.999", "0.998")
     assert "code" in results.why_stale(made, toy)
     edit(toy / "workflow/experiments.yml", "nfes: [5]", "nfes: [6]")

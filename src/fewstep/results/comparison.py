@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .record import TOLERANCE, Record, _key, _words
+from .record import TOLERANCE, Record, key_of, words_of
 
 __all__ = ["Change", "Comparison", "compare"]
 
@@ -22,7 +22,7 @@ class Change(NamedTuple):
     new: float | None
 
     def __str__(self) -> str:
-        what = f"{self.record} {_words(self.coordinates)} {self.field}:"
+        what = f"{self.record} {words_of(self.coordinates)} {self.field}:"
         if self.new is None:
             return f"{what} {self.old:.9g} → missing"
         if self.old is None:
@@ -66,6 +66,6 @@ def _numbers(records: Iterable[Record]) -> dict[str, tuple[str, dict[str, Any], 
             for which in ("value", "low", "high"):
                 number = getattr(measurement, which)
                 if number is not None:
-                    place = _key({"record": record.name, "field": which, **coordinates})
+                    place = key_of({"record": record.name, "field": which, **coordinates})
                     found[place] = (record.name, coordinates, which, number)
     return found

@@ -15,7 +15,7 @@ from ..errors import UserError, unknown
 from ..files import read_yaml
 from ..provenance import ROOT, cell_key, weights_of
 from .files import RESULTS, read
-from .record import Measurement, Name, Record, _Strict
+from .record import Measurement, Name, Record, Strict
 
 __all__ = [
     "TRAINING",
@@ -23,7 +23,6 @@ __all__ = [
     "Experiment",
     "Profiles",
     "cells",
-    "is_stale",
     "is_training",
     "made_by",
     "planned",
@@ -65,7 +64,7 @@ class Cell:
         return root / "_build" / "shards" / self.profile / self.experiment / f"{self.name}.{self.key(root)[:12]}"
 
 
-class Experiment(_Strict):
+class Experiment(Strict):
     """A notebook and its runs. How its work is spread changes no number, and no key.
 
     Attributes:
@@ -226,8 +225,3 @@ def why_stale(record: Record, root: Path = ROOT) -> str | None:
     except UserError as error:
         return str(error)
     return None if key == where.key else "its notebook, code or weights have changed since"
-
-
-def is_stale(record: Record, root: Path = ROOT) -> bool:
-    """Whether what makes this record has changed since it was made."""
-    return why_stale(record, root) is not None

@@ -107,11 +107,13 @@ Setting = str | bool | int | Number
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A schema: a field that it does not name is an error, and no value is converted."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Measurement(_Strict):
+class Measurement(Strict):
     """One number, where it stands and its 95 % interval; what does not apply to it is None."""
 
     metric: str
@@ -155,7 +157,7 @@ class Measurement(_Strict):
         return {**plain, "seeds": tuple(self.seeds), **self.settings}
 
 
-class Provenance(_Strict):
+class Provenance(Strict):
     """What made a record."""
 
     profile: Name
@@ -174,7 +176,7 @@ class Provenance(_Strict):
     wall_s: Number
 
 
-class Record(_Strict):
+class Record(Strict):
     """The content of one file."""
 
     schema_version: Literal[1] = 1
@@ -185,9 +187,9 @@ class Record(_Strict):
     def _distinct(self) -> Record:
         seen = set()
         for measurement in self.measurements:
-            place = _key(measurement.coordinates)
+            place = key_of(measurement.coordinates)
             if place in seen:
-                raise ValueError(f"two measurements at {_words(measurement.coordinates)}")
+                raise ValueError(f"two measurements at {words_of(measurement.coordinates)}")
             seen.add(place)
         return self
 
@@ -197,7 +199,7 @@ class Record(_Strict):
         return f"{self.provenance.profile}/{self.provenance.experiment}/{self.provenance.cell}"
 
 
-def _key(coordinates: Mapping[str, Any]) -> str:
+def key_of(coordinates: Mapping[str, Any]) -> str:
     """Coordinates as one text; a computed one (a noise level) may differ in its last bits between machines."""
     rounded = {
         name: float(f"{value:.9g}") if isinstance(value, float) else value for name, value in coordinates.items()
@@ -205,5 +207,5 @@ def _key(coordinates: Mapping[str, Any]) -> str:
     return json.dumps(rounded, sort_keys=True)
 
 
-def _words(coordinates: Mapping[str, Any]) -> str:
+def words_of(coordinates: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in coordinates.items() if value not in (None, ()))
