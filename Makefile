@@ -17,7 +17,8 @@ GPU_PYTHON ?= $(BIN)/python
 
 SITE := _build/html
 STRICT_SITE := _build/strict/_build/html
-BOOK_INPUTS := book src data workflow requirements.lock _config.yml _toc.yml
+BOOK_INPUTS := book src data workflow requirements.lock _config.yml _toc.yml \
+	pyproject.toml README.md LICENSE CITATION.cff
 RUN_OPTIONS = --executor '$(EXECUTOR)' $(if $(JOBS),--jobs $(JOBS)) $(if $(SHARDS),--shards $(SHARDS)) $(if $(DRY_RUN),--dry-run)
 JUPYTER_BOOK = $(BIN)/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml
 

@@ -18,6 +18,8 @@ import pytest
 
 pytest.importorskip("myst_parser")
 
+import claims
+from claims import ByTest, Checker, Falling, Least, Less, Order, Verdict, Within
 from scipy import stats
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -27,10 +29,6 @@ from test_records_ext import make_record
 from fewstep.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-
-import claims  # noqa: E402
-from claims import ByTest, Checker, Falling, Least, Less, Order, Verdict, Within  # noqa: E402
 
 LEDGER = claims.read(ROOT / "data" / "claims.yml")
 CHECKS = [(claim.id, check) for claim in LEDGER.claims for check in claim.checks]

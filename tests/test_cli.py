@@ -39,7 +39,7 @@ def test_list(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["sample"], ["evaluate"], ["train"], ["compare"], ["list"], ["convert"], ["fid"]]
+    "command", [[], ["sample"], ["evaluate"], ["train"], ["compare"], ["list"], ["convert"], ["pin"], ["fid"]]
 )
 def test_help(capsys, command):
     code, out, err = call(capsys, *command, "--help")

@@ -9,20 +9,16 @@ import argparse
 import pickle
 import sys
 import types
-from pathlib import Path
 
 import pytest
 import torch
+from originals import Weights, ddim, edm, guided, score_sde
 from safetensors.torch import load_file, save_file
 from test_cli import call
 
 from fewstep.errors import UserError
 from fewstep.models import convert, zoo
 from fewstep.models.convert import LAYOUTS
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
-
-from originals import Weights, ddim, edm, guided, score_sde
 
 # --- converted networks compute the same ---------------------------------------------------------------------------
 

@@ -6,23 +6,20 @@ import base64
 import io
 import re
 import struct
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("myst_nb")
 
+import as_markdown
+import dark_figures
 import nbformat
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace
 
 EXTENSIONS = Path(__file__).resolve().parents[1] / "book" / "_ext"
-sys.path.insert(0, str(EXTENSIONS))
-
-import as_markdown  # noqa: E402
-import dark_figures  # noqa: E402
 
 HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 700, 300)
 LIGHT, DARK, ALONE = (HEAD + name for name in (b"light", b"dark", b"alone"))

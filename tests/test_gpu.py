@@ -9,18 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gpu as program
 import numpy as np
+import preflight
 import pytest
+import smoke
 from PIL import Image
 
+from fewstep import results, shards
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "workflow"))
-
-import gpu as program  # noqa: E402
-import preflight  # noqa: E402
-import smoke  # noqa: E402
-
-from fewstep import results, shards  # noqa: E402
 
 PLAN = """\
 cifar10:
@@ -55,6 +53,9 @@ cifar10:
     cells:
       ddim:
         {model: cifar10-unet, times: [999, 10], steps: [1, 10], nodes: 5, reference_steps: 20, budget: 3, samples: 2}
+  encoding:
+    cells:
+      ddim: {dataset: cifar10, model: cifar10-unet, ideals: [], budgets: [3], samples: 3}
   fid_cifar:
     cells:
       ddim: {model: cifar10-unet, budgets: [2], samples: 4, batch: 4}
@@ -128,6 +129,7 @@ def test_cut_short_and_taken_up_again(clone):
     assert "train_classifier" not in said  # what is there is left alone
     measured = [
         *(
+            "encoding/ddim",
             "fd_cifar/ddim",
             "fd_cifar/sweep",
             "ode_error/ddim",
@@ -218,6 +220,17 @@ def test_a_cell_in_pieces_is_started_when_one_fits(long_cell, capsys, monkeypatc
     assert "later  cifar10/fd_cifar/long: needs about 300 s, 25 s are left" in capsys.readouterr().out
     assert program.run("cifar10", 35 / 60) == 0
     assert "done   cifar10/fd_cifar/long" in capsys.readouterr().out
+
+
+def test_a_training_that_does_not_fit_is_said_in_one_line(long_cell, capsys, monkeypatch):
+    def execute(cell):
+        raise program.torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setenv("FEWSTEP_DEADLINE", "inf")
+    monkeypatch.setattr(program, "execute", execute)
+    assert program.run("cifar10", 35 / 60) == 1
+    line = "failed cifar10/fd_cifar/long: out of GPU memory; free some, or take a smaller batch"
+    assert line in capsys.readouterr().out.splitlines()
 
 
 def test_what_is_kept_is_not_needed_again(long_cell, capsys, monkeypatch):

@@ -6,7 +6,6 @@ import io
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 
 pytest.importorskip("myst_parser")
 
+import guide
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import docutils_namespace
@@ -30,9 +30,6 @@ from fewstep.solvers.gradient_estimation import ge
 from fewstep.solvers.pndm import ipndm
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-
-import guide  # noqa: E402
 
 VP = ContinuousVP()
 

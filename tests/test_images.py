@@ -13,7 +13,7 @@ from PIL import Image
 
 from fewstep import images, inception
 from fewstep.errors import UserError
-from fewstep.models.zoo import Preprocessing, records
+from fewstep.models.declared import Preprocessing, records
 
 CELEBA = records()["ddim-celeba64"].preprocessing
 CHURCH = Preprocessing(dataset="LSUN church_outdoor", resize=64)

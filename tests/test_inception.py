@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import servers
+import smoke
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from test_cli import call
 from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as original
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
-
-import smoke
 
 from fewstep import data, inception
 from fewstep.errors import UserError

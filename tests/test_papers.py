@@ -10,7 +10,7 @@ from torch import nn
 
 from fewstep import data, grids, images, inception, papers, results, shards
 from fewstep.errors import UserError
-from fewstep.models import zoo
+from fewstep.models import declared, zoo
 from fewstep.models.text_to_image import TextToImage
 from fewstep.noise import normal
 from fewstep.plan import difference
@@ -32,7 +32,8 @@ class Counting(zoo.PaperModel):
 
 def exact(**given):
     """The exact ε of normal data of standard deviation 0.4 on DDPM's process."""
-    record = zoo.Record.model_validate(entry(architecture="score-unet", prediction="x0", shape=list(SHAPE), **given))
+    own = entry(architecture="score-unet", prediction="x0", shape=list(SHAPE), **given)
+    record = declared.Record.model_validate(own)
 
     def x0(x, t):
         alpha, sigma = (
@@ -70,7 +71,7 @@ def test_the_budget_is_spent(kind):
 @pytest.mark.parametrize("cell", results.cells("paper", "fid"), ids=lambda cell: cell.name)
 def test_every_cell_names_a_sampler_that_makes_the_calls_of_its_rows(cell):
     """On the process of the cell's own network, at every budget; repeated labels are called once."""
-    record = zoo.records()[cell.parameters["network"]]
+    record = declared.records()[cell.parameters["network"]]
     model = zoo.PaperModel(nn.Identity(), record)
     if "weight" in cell.parameters:
         model.__class__ = TextToImage  # without its parts, which a plan does not ask for
@@ -178,7 +179,7 @@ def test_shards_of_any_size_have_the_same_moments(kind):
 
 def test_published_statistics_come_first(tmp_path, monkeypatch):
     monkeypatch.setenv(images.VARIABLE, str(tmp_path))
-    how = zoo.records()["ddim-celeba64"].preprocessing
+    how = declared.records()["ddim-celeba64"].preprocessing
     with pytest.raises(UserError, match="is no folder with images"):
         papers.reference(how, Pixels())
     mu, sigma = np.zeros(inception.FEATURES), np.eye(inception.FEATURES)

@@ -6,7 +6,6 @@ import datetime
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,17 +15,16 @@ pytest.importorskip("tabulate")
 pytest.importorskip("papermill")
 pytest.importorskip("snakemake")
 
+import preflight
+import schema
+from test_profiles_are_data import listing
+from test_workflow import clone, run
+
 from fewstep import data, results
 from fewstep.errors import UserError
 from fewstep.models import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "workflow"))
-
-import preflight  # noqa: E402
-import schema  # noqa: E402
-from test_profiles_are_data import listing  # noqa: E402
-from test_workflow import clone, run  # noqa: E402
 
 __all__ = ["clone"]  # the fixture
 

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,6 +15,8 @@ import pytest
 
 pytest.importorskip("myst_parser")
 
+import record_tables as tables
+import records
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import docutils_namespace
@@ -24,10 +25,6 @@ from fewstep import results
 from fewstep.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-
-import record_tables as tables  # noqa: E402
-import records  # noqa: E402
 
 CONF = """
 import sys

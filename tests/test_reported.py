@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -191,10 +190,8 @@ def test_a_plan_that_does_not_fit_is_refused(clone, change, message):
 
 def test_the_page_shows_ours_the_difference_and_what_is_not_run(clone, monkeypatch):
     pytest.importorskip("myst_parser")
-    from test_records_ext import CONF, build, table_text
-
-    sys.path.insert(0, str(ROOT / "book/_ext"))
     import reproduced
+    from test_records_ext import CONF, build, table_text
 
     reproduced.numbers.cache_clear()
     cell = next(cell for cell in results.cells("paper", root=clone) if cell.name == "ddim-church")

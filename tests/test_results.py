@@ -336,6 +336,9 @@ def test_the_revision_is_dirty_only_by_what_makes_numbers(tmp_path):
     commit, dirty = provenance.revision(tmp_path)
     assert len(commit) == 40 and dirty is False
     (tmp_path / "src/a.py").write_text("b")
+    inside = tmp_path / "copy"
+    inside.mkdir()
+    assert provenance.revision(inside) == (None, None)  # of another project's clone
     assert provenance.revision(tmp_path) == (commit, True)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
+import smoke
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
@@ -17,10 +16,6 @@ from fewstep.models.diffusers_scheduler import PlanScheduler, scheduler
 from fewstep.run import sample
 from fewstep.schedules import EDM, scaled_linear_vp
 from fewstep.tasks.guidance import classifier_free
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
-
-import smoke
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("papermill")
 
+import smoke
+
 from fewstep import results
-from fewstep.models import zoo
+from fewstep.models import declared, pins
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "workflow"))
-
-import smoke  # noqa: E402
 
 ONE_EACH = [  # a cell for every table and every layout of weights and images
     "fid/ddim-cifar10-quadratic",
@@ -36,6 +34,7 @@ def done(out):
 
 
 def test_one_cell_of_each_kind(tmp_path, capfd):
+    pinned = (ROOT / pins.FILE).read_bytes()
     assert smoke.run(ONE_EACH, first=True, place=tmp_path / "smoke", count=8) == 0
     assert done(capfd.readouterr().out) == (len(ONE_EACH), len(ONE_EACH), 0)
     made = tmp_path / "smoke" / "data" / "results" / "paper-smoke"
@@ -46,6 +45,8 @@ def test_one_cell_of_each_kind(tmp_path, capfd):
         assert record.provenance.profile == "paper-smoke" and first.samples == 2
         assert not first.settings.get("published_inception", False)
     assert not list((ROOT / "data" / "results").glob("paper*"))
+    assert (ROOT / pins.FILE).read_bytes() == pinned
+    assert pins.read(tmp_path / "smoke").keys() == declared.records().keys()
 
 
 def test_what_is_reduced_is_what_is_said():
@@ -58,10 +59,8 @@ def test_what_is_reduced_is_what_is_said():
         budgets = less.parameters.get("budgets", [])
         assert len(set(budgets)) == len(budgets) == len(cell.parameters.get("budgets", []))
         assert all(b in (a, a // 25) for a, b in zip(cell.parameters.get("budgets", []), budgets, strict=True))
-    used = {
-        zoo.records()[cell.parameters["network"]].source.layout for cell in cells if "score" in str(cell.parameters)
-    }
-    assert used == {"score-sde"}
+    score = [cell.parameters["network"] for cell in cells if "score" in str(cell.parameters)]
+    assert {declared.record_of(name).source.layout for name in score} == {"score-sde"}
 
 
 @pytest.mark.slow

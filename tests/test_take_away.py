@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
+import archive  # noqa: E402
 import as_markdown  # noqa: E402
 import takeaway  # noqa: E402
 from docutils import nodes  # noqa: E402
@@ -32,8 +35,9 @@ def site_of(page: Path) -> Path:
     """A rendered site that shows the page as it is now; a site may be older than the book or what renders it."""
     renderer = max(path.stat().st_mtime for path in (BOOK / "_ext").glob("*.py"))
     for site in SITES:
-        copy = site / "_sources" / page.relative_to(BOOK)
-        if copy.exists() and copy.stat().st_mtime > renderer and copy.read_text("utf-8") == page.read_text("utf-8"):
+        name = page.relative_to(BOOK)
+        copy, shown = site / "_sources" / name, site / name.with_suffix(".html")  # a copy has its original's date
+        if shown.exists() and shown.stat().st_mtime > renderer and copy.read_text("utf-8") == page.read_text("utf-8"):
             return site
     pytest.skip("no site shows the page as it is now; `make book` renders one")
 
@@ -139,42 +143,208 @@ def test_a_notebook_has_no_markup_that_jupyter_does_not_know(page):
     assert not re.findall(r"\{[a-z:]+\}`|^[:`]{3,}\{", text, re.MULTILINE)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["index", "add_your_own"])
-def test_a_notebook_runs_outside_of_the_clone(name, tmp_path):
-    """In a fresh kernel, where the package can be imported."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "FEWSTEP_ROOT": str(ROOT)}
-    notebook = tmp_path / "page.ipynb"
-    notebook.write_text(notebook_of(BOOK / f"{name}.md").read_text("utf-8"), "utf-8")
-    command = [sys.executable, "-m", "jupyter", "execute", "--inplace", "--timeout=600", str(notebook)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    made = json.loads(notebook.read_text("utf-8"))["cells"]
-    assert any("image/png" in output.get("data", {}) for cell in made for output in cell.get("outputs", []))
+# --- the first cell -----
 
 
-def first_cell(address):
-    """The first cell as a program that finds no package; what only a notebook knows is printed."""
-    source = re.sub(r"^( *)[%!](.*)$", r'\1print(f"\2")', as_markdown.install(address), flags=re.MULTILINE)
-    return "import importlib.util as u; u.find_spec = lambda name: None\n" + source
+RUN = {"capture_output": True, "text": True, "check": False}
+NO_PACKAGE = "import importlib.util as u; u.find_spec = lambda name: None\n"
 
 
-def test_the_first_cell_fetches_a_clone_where_there_is_none(tmp_path):
-    script = first_cell(ADDRESS)
-    run = {"capture_output": True, "text": True, "check": True}
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, **run)
+def first_cell(*addresses):
+    """The first cell as a program; of what only a notebook knows, the command is printed."""
+    return re.sub(r"^( *)[%!](.*)$", r"\1print(f'\2')", as_markdown.install(*addresses), flags=re.MULTILINE)
+
+
+def test_in_a_clone_the_first_cell_installs_that():
+    for folder in (ROOT, ROOT / "book" / "chapters"):
+        done = subprocess.run([sys.executable, "-c", NO_PACKAGE + first_cell()], cwd=folder, **RUN)
+        assert done.stdout.splitlines() == [f'pip install --quiet --editable "{ROOT}"'], done.stderr
+
+
+@pytest.mark.parametrize("addresses", [(), (ADDRESS,), (ADDRESS, "https://no-such-host.invalid")])
+def test_the_first_cell_unpacks_the_archive_beside_it(addresses, tmp_path):
+    """Into the notebook's folder, once, and without a network; in the unpacked archive there is nothing to unpack."""
+    command = [sys.executable, "-c", NO_PACKAGE + first_cell(*addresses)]
+    book = tmp_path / "fewstep-book"
+    (tmp_path / archive.NAME).write_bytes(archive.pack(archive.sources()))
+    wanted = f'pip install --quiet --editable "{book}"\n'
+    assert subprocess.run(command, cwd=tmp_path, **RUN).stdout == wanted
+    assert (book / "src/fewstep/run.py").is_file() and (book / "data/checkpoints/digits-unet.safetensors").is_file()
+    (tmp_path / archive.NAME).unlink()
+    for folder in (tmp_path, book, book / "src" / "fewstep"):
+        assert subprocess.run(command, cwd=folder, **RUN).stdout == wanted
+
+
+def test_the_first_cell_unpacks_where_a_folder_was_made_for_the_archive(tmp_path):
+    """Some systems unpack an archive into a folder of its name."""
+    (tmp_path / archive.FOLDER / archive.FOLDER).mkdir(parents=True)
+    (tmp_path / archive.NAME).write_bytes(archive.pack(archive.sources()))
+    done = subprocess.run([sys.executable, "-c", NO_PACKAGE + first_cell()], cwd=tmp_path, **RUN)
+    assert done.returncode == 0 and (tmp_path / archive.FOLDER / "src").is_dir(), done.stderr
+
+
+def test_the_first_cell_fetches_the_archive_from_the_site(tmp_path):
+    """Nothing but the unpacked folder is left beside the notebook."""
+    static, here = tmp_path / "site" / "_static", tmp_path / "here"
+    static.mkdir(parents=True)
+    here.mkdir()
+    (static / archive.NAME).write_bytes(archive.pack(archive.sources()))
+    script = NO_PACKAGE + first_cell(ADDRESS, static.parent.as_uri())
+    done = subprocess.run([sys.executable, "-c", script], cwd=here, **RUN)
+    assert done.stdout == f'pip install --quiet --editable "{here / archive.FOLDER}"\n', done.stderr
+    assert [path.name for path in here.iterdir()] == [archive.FOLDER]
+
+
+def test_the_first_cell_fetches_a_clone_where_there_is_an_address_only(tmp_path):
+    done = subprocess.run([sys.executable, "-c", NO_PACKAGE + first_cell(ADDRESS)], cwd=tmp_path, **RUN)
     clone = tmp_path / "fewstep-book"
-    cloning, installing = done.stdout.splitlines()
-    assert cloning == f"git clone --quiet --depth 1 {ADDRESS} {clone}"
-    assert installing == f"pip install --quiet --editable {clone}"
-    inside = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "book", **run)
-    assert inside.stdout.splitlines() == [f"pip install --quiet --editable {ROOT}"]
+    assert done.stdout.splitlines() == [
+        f'git clone --quiet --depth 1 {ADDRESS} "{clone}"',
+        f'pip install --quiet --editable "{clone}"',
+    ]
+
+
+def test_the_first_cell_says_what_is_needed(tmp_path):
+    """Where there is no package, nothing to install it from, and no address: one line that says what would be right."""
+    done = subprocess.run([sys.executable, "-c", NO_PACKAGE + first_cell()], cwd=tmp_path, **RUN)
+    wanted = "download fewstep-book.zip from the book's page *Take it away* and put it beside this notebook"
+    assert done.stderr.splitlines()[-1] == f"FileNotFoundError: {wanted}" and not list(tmp_path.iterdir())
+
+
+def test_the_first_cell_does_nothing_where_the_package_has_the_book_with_it(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", first_cell()], cwd=tmp_path, env=environment, **RUN)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("name", ["fewstep/__init__.py", "fewstep.py", "fewstep/README.md"])
+def test_a_package_without_the_book_does_not_count(name, tmp_path):
+    """An installed copy has no weights and records; a module or a folder may have the package's name by chance."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("", "utf-8")
+    done = subprocess.run([sys.executable, "-S", "-c", first_cell()], cwd=tmp_path, env={}, **RUN)
+    assert "download fewstep-book.zip" in done.stderr
 
 
 def test_the_text_above_the_first_cell_has_the_address_if_there_is_one():
     assert ADDRESS in as_markdown.note("Title", ADDRESS)
-    text = as_markdown.note("Title", "")
-    assert "inside a clone" in text and "://" not in text
+    assert "<https://book.example.org>" in as_markdown.note("Title", ADDRESS, "https://book.example.org")
+    text = as_markdown.note("Title")
+    assert archive.NAME in text and "://" not in text
+
+
+# --- the archive -----
+
+
+@pytest.fixture
+def tree_of_files(tmp_path):
+    """A clone with files that belong into the archive, and with others; a clone of another project around it."""
+    root = tmp_path / "outer" / "clone"
+    for name in (*WANTED, *LEFT_OUT):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name, "utf-8")
+    (root.parent / ".gitignore").write_text("*\n", "utf-8")
+    subprocess.run(["git", "init", "--quiet", str(root.parent)], check=True)
+    return root
+
+
+WANTED = ["LICENSE", "data/cost/a.yml", "data/results/mine/a/b.json", "pyproject.toml", "src/fewstep/a.py"]
+LEFT_OUT = [
+    "book/index.md",
+    "data/.DS_Store",
+    "data/cache/a.bin",
+    "data/checkpoints/cifar10-unet.safetensors",
+    "src/fewstep.egg-info/PKG-INFO",
+    "src/fewstep/__pycache__/a.pyc",
+    "tests/test_a.py",
+]
+
+
+def test_the_archive_has_no_caches_with_git_or_without(tree_of_files):
+    assert list(archive.sources(tree_of_files)) == WANTED
+
+
+def test_nothing_that_git_ignores_is_in_the_archive(tree_of_files):
+    """Untracked files are: records of a reader's own experiments. What was deleted is not."""
+    (tree_of_files / ".gitignore").write_text("*.scratch\n", "utf-8")
+    subprocess.run(["git", "init", "--quiet", str(tree_of_files)], check=True)
+    (tree_of_files / "data" / "a.scratch").write_text("", "utf-8")
+    subprocess.run(["git", "-C", str(tree_of_files), "add", "src", "LICENSE"], check=True)
+    assert list(archive.sources(tree_of_files)) == WANTED
+    (tree_of_files / "LICENSE").unlink()
+    assert list(archive.sources(tree_of_files)) == WANTED[1:]
+
+
+def test_the_archive_is_the_same_for_the_same_contents(tree_of_files):
+    before = archive.pack(archive.sources(tree_of_files))
+    os.utime(tree_of_files / "LICENSE", (0, 0))
+    (tree_of_files / "LICENSE").chmod(0o600)
+    assert archive.pack(dict(reversed(archive.sources(tree_of_files).items()))) == before
+    (tree_of_files / "LICENSE").write_text("another", "utf-8")
+    assert archive.pack(archive.sources(tree_of_files)) != before
+
+
+def test_the_archive_is_small():
+    assert len(archive.pack(archive.sources())) < 15e6
+
+
+def test_the_site_offers_the_archive_of_what_it_shows():
+    """What the book's page says of its size is right, and every notebook is in it."""
+    site = site_of(BOOK / "take_away.md")
+    for page in PAGES:
+        assert site_of(page) == site
+    packed = site / "_static" / archive.NAME
+    size = re.search(rf"{archive.NAME}.*?\(about (\d+) MB\)", (site / "take_away.html").read_text("utf-8"), re.DOTALL)
+    assert size and abs(int(size[1]) - packed.stat().st_size / 1e6) < 1
+    with zipfile.ZipFile(packed) as content:
+        for page in PAGES:
+            name = page.relative_to(BOOK).with_suffix(".ipynb").as_posix()
+            assert content.read(f"{archive.FOLDER}/notebooks/{name}") == notebook_of(page).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """A reader's folder, with the archive only, and the Python of an environment that has all packages but this one.
+
+    The other packages are links to those that run the tests. Pip uses them for building too, which needs no network.
+    """
+    top = tmp_path_factory.mktemp("reader")
+    folder, python = top / "my book", top / "venv" / "bin" / "python"
+    folder.mkdir()
+    (folder / archive.NAME).write_bytes(archive.pack(archive.sources()))
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(top / "venv")], check=True)
+    packages = top / "packages"
+    packages.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "fewstep" not in path.name:
+            (packages / path.name).symlink_to(path)
+    (own,) = (top / "venv" / "lib").glob("python*/site-packages")
+    (own / "packages.pth").write_text(f"{packages}\n", "utf-8")
+    subprocess.run([str(python), "-m", "ipykernel", "install", "--sys-prefix"], check=True, capture_output=True)
+    environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}  # pip takes 0 as "no isolation"
+    for name in ("PYTHONPATH", "FEWSTEP_ROOT", "VIRTUAL_ENV"):
+        environment.pop(name, None)
+    return folder, str(python), environment
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_a_notebook_beside_the_archive_runs(page, reader):
+    """From top to bottom, in a fresh kernel outside of any clone. The first that runs installs the package."""
+    folder, python, environment = reader
+    notebook = folder / f"{page.stem}.ipynb"
+    notebook.write_bytes(notebook_of(page).read_bytes())
+    command = [python, "-m", "papermill", "--no-progress-bar", "--cwd", str(folder), str(notebook), str(notebook)]
+    done = subprocess.run(command, cwd=folder, env=environment, **RUN)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(notebook.read_text("utf-8"))["cells"]
+    assert any("image/png" in output.get("data", {}) for cell in made for output in cell.get("outputs", []))
+    where = subprocess.run([python, "-c", "import fewstep; print(fewstep.__file__)"], env=environment, **RUN).stdout
+    assert where == f"{folder / archive.FOLDER / 'src' / 'fewstep' / '__init__.py'}\n"
+
+
+# --- where a page can be run -----
 
 
 def options(url, **more):
@@ -198,10 +368,15 @@ def test_a_page_offers_binder_and_colab_where_the_repository_has_an_address():
     assert list(elsewhere) == ["Binder"]  # Colab knows GitHub only
 
 
-@pytest.mark.parametrize("url", ["", ADDRESS])
-def test_a_built_page_has_the_buttons_and_what_they_point_to(url, tmp_path):
-    """A page built with the book's theme, without a warning; what Binder and Colab open is there."""
-    conf = f"""
+HEAD = "---\nkernelspec: {name: python3, display_name: Python 3}\nfile_format: mystnb\n---\n"
+
+
+@pytest.fixture
+def small_book(tmp_path):
+    """A book of two pages, one with code, and what builds it with the book's theme, without a warning."""
+
+    def build(url=""):
+        conf = f"""
 import sys
 sys.path.insert(0, {str(BOOK / "_ext")!r})
 extensions = ["myst_nb", "sphinx_book_theme", "takeaway"]
@@ -210,16 +385,25 @@ html_theme_options = {options(url).html_theme_options!r}
 nb_execution_mode = "off"
 suppress_warnings = ["myst-nb.lexer"]  # known from the kernel only
 """
+        (source / "conf.py").write_text(conf, "utf-8")
+        command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(source), str(tmp_path / "site")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        return tmp_path / "site"
+
     source = tmp_path / "book"
     (source / "chapters").mkdir(parents=True)
-    (source / "conf.py").write_text(conf, "utf-8")
-    (source / "index.md").write_text("# Book\n\n```{toctree}\nchapters/one\n```\n\n```{cite-this}\n```\n", "utf-8")
-    head = "---\nkernelspec: {name: python3, display_name: Python 3}\nfile_format: mystnb\n---\n"
-    (source / "chapters/one.md").write_text(f"{head}\n# One\n\n```{{code-cell}} ipython3\n1 + 1\n```\n", "utf-8")
-    site = tmp_path / "site"
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(source), str(site)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    text = "# Book\n\n{archive}`all`\n\n```{toctree}\nchapters/one\n```\n\n```{cite-this}\n```\n"
+    (source / "index.md").write_text(text, "utf-8")
+    (source / "chapters/one.md").write_text(f"{HEAD}\n# One\n\n```{{code-cell}} ipython3\n1 + 1\n```\n", "utf-8")
+    return source, build
+
+
+@pytest.mark.parametrize("url", ["", ADDRESS])
+def test_a_built_page_has_the_buttons_and_what_they_point_to(url, small_book):
+    """What Binder and Colab open is there."""
+    source, build = small_book
+    site = build(url)
     page, plain = ((site / name).read_text("utf-8") for name in ("chapters/one.html", "index.html"))
     links = re.findall(r'href="(https://(?:mybinder|colab)[^"]*)"', page)
     assert not re.findall("mybinder|colab", plain) and (
@@ -236,13 +420,23 @@ suppress_warnings = ["myst-nb.lexer"]  # known from the kernel only
     assert (site / colab.partition("/blob/gh-pages/")[2]).is_file()
 
 
-def test_the_first_cell_says_what_is_needed(tmp_path):
-    """Outside of a clone, where there is no package and no address: one line that says what would be right."""
-    script = first_cell("")
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "`git clone` the book's repository and open this notebook in it" in done.stderr.splitlines()[-1]
-    inside = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "book", capture_output=True, check=False)
-    assert inside.returncode == 0
+def test_the_archive_is_written_anew_when_its_contents_change(small_book):
+    source, build = small_book
+    site, page = build(), source / "chapters" / "one.md"
+    packed = site / "_static" / archive.NAME
+    assert f'href="_static/{archive.NAME}"' in (site / "index.html").read_text("utf-8")
+    before, written = packed.read_bytes(), packed.stat().st_mtime_ns
+    index = (site / "index.html").read_text("utf-8")
+    (site / "index.html").write_text(re.sub(r"about \d+ MB", "about 99 MB", index), "utf-8")  # as of other data
+    build()
+    assert packed.stat().st_mtime_ns == written and "about 99 MB" not in (site / "index.html").read_text("utf-8")
+    page.write_text(page.read_text("utf-8").replace("1 + 1", "2 + 2"), "utf-8")
+    build()
+    assert packed.read_bytes() != before
+    page.write_text(f"{HEAD}\n# One\n\nNo code.\n", "utf-8")
+    build()
+    with zipfile.ZipFile(packed) as content:
+        assert set(content.namelist()) == {f"{archive.FOLDER}/{name}" for name in archive.sources()}
 
 
 # --- the PDF -----

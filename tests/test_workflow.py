@@ -16,10 +16,9 @@ import pytest
 pytest.importorskip("papermill")
 pytest.importorskip("snakemake")
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "workflow"))
+import run_cell
 
-import run_cell  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 PARAMETERS = """\
 record_as = {

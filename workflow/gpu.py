@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -143,12 +144,17 @@ def run(profile: str, minutes: float) -> int:
             failed += 1
             print(f"failed {name}: {error}", flush=True)
             return False
+        except torch.OutOfMemoryError:  # of a training: its batch belongs to what is trained, and is not halved
+            failed += 1
+            print(f"failed {name}: out of GPU memory; free some, or take a smaller batch", flush=True)
+            return False
         except Exception:  # whatever it is: it is printed and counted, and the cells after it go on
             failed += 1
             print(f"failed {name}\n{traceback.format_exc(limit=-3)}", flush=True)
             return False
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+            gc.collect()  # functions of a notebook and its names hold each other, and with them the GPU's memory
         seconds = time.perf_counter() - started
         finished += 1
         seen.append((cell, drawn + seconds))

@@ -2,7 +2,8 @@
 
 :func:`look_ahead` compares the parameters of every cell with its notebook, the weights with their manifest and the data
 with what the package reads, and estimates disk, memory and time. What it finds wrong are lines, one per problem; the
-rest is a table. It writes nothing but what it fetches, and executes nothing of a profile or a notebook.
+rest is a table. It writes nothing but what it fetches and what networks are pinned to, and executes nothing of a
+profile or a notebook.
 """
 
 from __future__ import annotations
@@ -97,9 +98,9 @@ def wrong_networks(cells: Iterable[results.Cell]) -> list[str]:
     if not names:
         return []
     from fewstep import images, inception  # here, not above: they need torch, which takes seconds
-    from fewstep.models import zoo
+    from fewstep.models import declared, zoo
 
-    known = zoo.records()
+    known = declared.records()
     tries: list[Callable[[], object]] = [functools.partial(zoo.load, name) for name in names]
     if any(cell.experiment == "fid" for cell in cells):
         tries.append(inception.weights_file)

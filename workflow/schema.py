@@ -86,11 +86,9 @@ def _weights(*kinds: str) -> AfterValidator:
 
 
 def _network(name: str) -> str:
-    from fewstep.models import zoo  # here, not above: it needs torch, which takes seconds
+    from fewstep.models import declared  # here, not above: it needs torch, which takes seconds
 
-    known = zoo.records()
-    if name not in known:
-        raise unknown("network in data/models.yml", name, known)
+    declared.record_of(name)
     return name
 
 

@@ -37,7 +37,7 @@ from run_cell import BUILD, die_with_parent
 
 from fewstep import results
 from fewstep.errors import UserError
-from fewstep.models import zoo
+from fewstep.models import declared, pins, zoo
 from fewstep.provenance import ROOT
 
 PROFILE = "paper-smoke"
@@ -54,7 +54,7 @@ REDUCED: dict[str, Any] = {"samples": 2, "seeds": [0], "batch": 2, "sanity": 0, 
 # --- what the cells need -------------------------------------------------------------------------------------------
 
 
-def _original(layout: str, record: zoo.Record) -> dict[str, Any]:
+def _original(layout: str, record: declared.Record) -> dict[str, Any]:
     """Random weights under the names of the paper's program."""
     import originals
     import torch
@@ -74,45 +74,48 @@ def _original(layout: str, record: zoo.Record) -> dict[str, Any]:
 
 
 def networks(place: Path) -> None:
-    """A tiny network for each record, in the hub's cache or converted, and the records that declare them."""
+    """A tiny network for each record, in the hub's cache or converted; the records of them, and their pins."""
     import torch
     from diffusers import UNet2DModel
 
     from fewstep.models import convert
 
-    declared: dict[str, Any] = yaml.safe_load((ROOT / "data" / "models.yml").read_text("utf-8"))["models"]
+    entries: dict[str, Any] = yaml.safe_load((ROOT / "data" / "models.yml").read_text("utf-8"))["models"]
     folder = place / "data" / "cache" / "models"
     folder.mkdir(parents=True)
-    for name, record in zoo.records().items():
-        own = declared[name]
+    made: dict[str, pins.Pin] = {}
+    for name, record in declared.records().items():
+        own = entries[name]
         if record.preprocessing.resize and record.preprocessing.resize > SIDE:
             less = record.preprocessing.resize // SIDE
             own["shape"] = [record.shape[0], *(side // less for side in record.shape[1:])]
             own["preprocessing"] = own["preprocessing"] | {"resize": SIDE}
-        small = zoo.Record.model_validate(own)
+        small = declared.Record.model_validate(own)
         torch.manual_seed(0)
-        if isinstance(small.source, zoo.Hub):
+        if isinstance(small.source, declared.Hub):
             widths = [32] * len(small.config["block_out_channels"])
             own["config"] = small.config | {"block_out_channels": widths, "layers_per_block": 1}
             own["config"]["sample_size"] = small.shape[1]
-            repository = place / "data" / "cache" / "hub" / f"models--{small.source.hub.replace('/', '--')}"
             commit = small.source.revision or f"{len(name):040x}"
-            if small.architecture == zoo.TEXT_TO_IMAGE:
+            there = place / "data" / "cache" / "hub" / f"models--{small.source.hub.replace('/', '--')}"
+            there = there / "snapshots" / commit
+            if small.architecture == declared.TEXT_TO_IMAGE:
                 own["config"] |= {"cross_attention_dim": TEXT_WIDTH, "attention_head_dim": 4, "norm_num_groups": 8}
-                text_to_image(repository / "snapshots" / commit, own["config"])
+                text_to_image(there, own["config"])
             else:
-                made: Any = UNet2DModel(**own["config"])
-                made.save_pretrained(repository / "snapshots" / commit)
-            (repository / "refs").mkdir()
-            (repository / "refs" / "main").write_text(commit)
+                network: Any = UNet2DModel(**own["config"])
+                network.save_pretrained(there)
+            files = {names[0]: zoo.sha256(there / names[0]) for names in small.weights.values()}
+            made[name] = pins.Pin(hub=small.source.hub, revision=commit, sha256=files)
         else:
             original = folder / "original.pt"
             torch.save(_original(small.source.layout, small), original)
             converted = convert.convert(original, small.source.layout, folder / small.source.file)
             original.unlink()
             own["config"] = converted.config
-        own |= {"sha256": None, "unpinned": "random weights", "parts": {}}
-    (place / "data" / "models.yml").write_text(yaml.safe_dump({"models": declared}), "utf-8")
+            made[name] = pins.Pin(sha256={small.source.file: converted.sha256})
+    (place / "data" / "models.yml").write_text(yaml.safe_dump({"models": entries}), "utf-8")
+    pins.write(made, place)
 
 
 def text_to_image(place: Path, unet: dict[str, Any]) -> None:
@@ -304,7 +307,7 @@ def inside(place: Path, jobs: int) -> int:
             else:
                 numbers += _expected(cell)
     used = {cell.parameters["network"] for cell in cells}
-    for name in zoo.records().keys() - used:
+    for name in declared.records().keys() - used:
         failed += not _answers(name)
     seconds = time.perf_counter() - started
     print(f"{PROFILE}: {numbers} numbers in {len(cells) - failed} cells done, {failed} failed in {seconds:.0f} s")

@@ -11,53 +11,57 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from archive import FOLDER, NAME
 from docutils import nodes
 
 INSTALL = """\
-# Installs the package from the clone that this notebook lies in{or_fetched}; nothing is done where it is installed.
+# Installs the package: from the clone or unpacked archive that this notebook lies in, or from the archive beside it.
 import importlib.util
+import shutil
 import sys
-from pathlib import Path
+{more}from pathlib import Path
 
-if importlib.util.find_spec("fewstep") is None:
-    clone = next((p for p in (Path.cwd(), *Path.cwd().parents) if (p / "src" / "fewstep").is_dir()), None)
-    if clone is None:
-{outside}
-    %pip install --quiet --editable {{clone}}
-    sys.path.append(str(clone / "src"))  # pip's own entry is read when Python starts"""
-
-# The package finds records and weights in the clone that it is installed from, so a clone is needed, not a wheel.
-FETCH = """\
-        clone = Path.cwd() / "fewstep-book"
-        if not clone.exists():
-            !git clone --quiet --depth 1 {address} {{clone}}"""
+found = importlib.util.find_spec("fewstep")
+if not (found and Path(found.origin or "").match("src/fewstep/__init__.py")):  # a copy elsewhere has no data
+    here = Path.cwd()
+    book = next((p for p in (here, *here.parents) if (p / "src" / "fewstep").is_dir()), here / "{folder}")
+    if not (book / "src").exists():
+        if Path("{archive}").exists():
+            shutil.unpack_archive("{archive}")
+        else:
+            {otherwise}
+    %pip install --quiet --editable "{{book}}"
+    sys.path.insert(0, str(book / "src"))  # pip's own entry is read when Python starts"""
 
 REFUSE = """\
-        raise ModuleNotFoundError("no fewstep here: `git clone` the book's repository and open this notebook in it")"""
+raise FileNotFoundError("download {archive} from the book's page *Take it away* and put it beside this notebook")"""
+FETCH = """\
+shutil.unpack_archive(urllib.request.urlretrieve("{site}/_static/{archive}")[0], format="zip")"""
+CLONE = """\
+!git clone --quiet --depth 1 {address} "{{book}}\""""
 
 NOTE = """\
 *This is the page "{title}" as a notebook. {where}*"""
 
 
-def install(address: str) -> str:
+def install(address: str = "", site: str = "") -> str:
     """The first cell of a notebook: installs the package.
 
     Args:
         address: of the public repository; empty where there is none yet.
+        site: the address of the published book; its archive goes before the repository, as it is of the page's state.
     """
-    if address:
-        return INSTALL.format(or_fetched=", or from a fresh one", outside=FETCH.format(address=address))
-    return INSTALL.format(or_fetched="", outside=REFUSE)
+    otherwise = (FETCH if site else CLONE if address else REFUSE).format(archive=NAME, site=site, address=address)
+    more = "import urllib.request\n" if site else ""
+    return INSTALL.format(archive=NAME, folder=FOLDER, otherwise=otherwise, more=more)
 
 
-def note(title: str, address: str) -> str:
+def note(title: str, address: str = "", site: str = "") -> str:
     """What stands above the first cell."""
-    if address:
-        where = f"It runs anywhere: outside of a clone its first cell fetches one from <{address}>."
+    if site or address:
+        where = f"It runs anywhere: where the book is not at hand, its first cell fetches it from <{site or address}>."
     else:
-        where = (
-            "It runs anywhere inside a clone of the repository; elsewhere (Colab, another folder) get a clone first."
-        )
+        where = f"It runs in a clone of the book; elsewhere the book's archive, {NAME}, must lie beside it."
     return NOTE.format(title=title, where=where)
 
 
@@ -70,13 +74,14 @@ def is_cell(node: nodes.Node) -> bool:
     return isinstance(node, nodes.Element) and node.get("nb_element") == "cell_code"
 
 
-def notebook(doctree: nodes.document, docname: str, env: Any, address: str = "") -> str:
-    """The page as the text of an ``.ipynb`` file; its first cell needs the repository's address."""
+def notebook(doctree: nodes.document, docname: str, env: Any, address: str = "", site: str = "") -> str:
+    """The page as the text of an ``.ipynb`` file; the addresses are those of :func:`install`."""
     writer = _Writer(docname, env)
     writer.block(doctree)
     writer.end_cell()
     title = env.titles[docname].astext()
-    cells = [_cell("markdown", note(title, address), {}), _cell("code", install(address), {}), *writer.cells]
+    first = [_cell("markdown", note(title, address, site), {}), _cell("code", install(address, site), {})]
+    cells = [*first, *writer.cells]
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}

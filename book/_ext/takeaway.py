@@ -3,8 +3,11 @@
 - A page with code cells gets ``_sources/<page>.ipynb``, which the theme's download button offers. It is written from
   the resolved page (:mod:`as_markdown`), so numbers, references and citations read there as they do here; its first
   cell installs the package.
-- Where ``repository_url`` in ``_config.yml`` names the public repository, that cell fetches a clone if it lies in none,
-  such a page offers Binder and Colab, and the citation has the address.
+- ``_static/fewstep-book.zip`` (:mod:`archive`) has these notebooks and what they need where there is no clone. The role
+  ``{archive}`` links to it and says its size. Where ``baseurl`` in ``_config.yml`` names the published site, the first
+  cell fetches the archive from there.
+- Where ``repository_url`` names the public repository, that cell fetches a clone if there is nothing else to install
+  from, such a page offers Binder and Colab, and the citation has the address.
 - ``{cite-this}`` shows BibTeX of the book, made from ``CITATION.cff``; ``{cite-papers} key, key`` that of papers, from
   the bibliography's file.
 - The builder ``singlehtml``, from which ``make pdf`` prints (``book/pdf.py``), draws every node as ``html`` does.
@@ -17,12 +20,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import archive
 import as_markdown
 import yaml
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from fewstep.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,18 +83,27 @@ def bibtex(text: str) -> nodes.literal_block:
     return nodes.literal_block(text, text, language="bibtex")
 
 
+def notebook_of(app: Sphinx, docname: str) -> Path:
+    """Where the notebook of a page is, if it has one: beside its source."""
+    return Path(app.outdir) / "_sources" / f"{docname}.ipynb"
+
+
 def write_notebook(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """The notebook of an executable page beside its source."""
-    if app.builder.name != "html" or not as_markdown.has_code(doctree):
+    """The notebook of an executable page."""
+    if app.builder.name != "html":
         return
-    path = Path(app.outdir) / "_sources" / f"{docname}.ipynb"
+    path = notebook_of(app, docname)
+    if not as_markdown.has_code(doctree):
+        path.unlink(missing_ok=True)  # the page may have had code before
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_markdown.notebook(doctree, docname, app.env, address(app.config)), "utf-8")
+    site = app.config.html_baseurl.rstrip("/")
+    path.write_text(as_markdown.notebook(doctree, docname, app.env, address(app.config), site), "utf-8")
 
 
 def offer_notebook(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     """Tell the theme's download button that the page has a notebook."""
-    if (Path(app.outdir) / "_sources" / f"{pagename}.ipynb").exists():
+    if notebook_of(app, pagename).exists():
         context["ipynb_source"] = f"{pagename}.ipynb"
 
 
@@ -126,6 +141,48 @@ def offer_launchers(app: Sphinx, pagename: str, templatename: str, context: dict
         context["header_buttons"].append({**group, "buttons": buttons})
 
 
+class ArchiveLink(nodes.TextElement):
+    """The place of a link to the archive."""
+
+
+class ArchiveRole(SphinxRole):
+    """A link to the archive, and how large that is."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        self.env.metadata[self.env.docname]["links-archive"] = True
+        return [ArchiveLink(self.text, self.text)], []
+
+
+def rewrite_links(app: Sphinx, env: Any) -> list[str]:
+    """The pages that say the archive's size, which any change of the package or the data may change."""
+    return [docname for docname, said in env.metadata.items() if "links-archive" in said]
+
+
+def link_archive(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """A link on the site only: what is printed has no archive beside it.
+
+    The size is that without the notebooks, which are still being written.
+    """
+    for place in list(doctree.findall(ArchiveLink)):
+        link: nodes.Node = nodes.literal(text=place.astext())
+        if app.builder.name == "html":
+            path = f"{'../' * docname.count('/')}_static/{archive.NAME}"
+            link = nodes.reference("", "", link, refuri=path, internal=True)
+        size = len(archive.pack(archive.sources())) / 1e6
+        place.replace_self([link, nodes.Text(f" (about {size:.0f} MB)")])
+
+
+def write_archive(app: Sphinx, error: Exception | None) -> None:
+    """The archive, with all notebooks; a file with the same content is left as it is."""
+    if error or app.builder.name != "html":
+        return
+    notebooks = {f"notebooks/{docname}.ipynb": notebook_of(app, docname) for docname in app.env.found_docs}
+    files = archive.sources() | {name: path for name, path in notebooks.items() if path.exists()}
+    content, path = archive.pack(files), Path(app.outdir) / "_static" / archive.NAME
+    if not path.exists() or path.read_bytes() != content:
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
 def draw_as_html(app: Sphinx) -> None:
     """Sphinx asks the nodes' own visitors of a builder only if any extension gave some; one did for ``singlehtml``."""
     handlers = app.registry.translation_handlers
@@ -135,9 +192,13 @@ def draw_as_html(app: Sphinx) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("cite-this", CiteThis)
     app.add_directive("cite-papers", CitePapers)
+    app.add_role("archive", ArchiveRole())
     app.connect("builder-inited", draw_as_html)
+    app.connect("env-updated", rewrite_links)
+    app.connect("doctree-resolved", link_archive)
     app.connect("doctree-resolved", write_notebook, priority=900)
     app.connect("html-page-context", offer_notebook, priority=400)
     app.connect("html-page-context", offer_launchers, priority=502)  # the theme makes its list of buttons at 501
+    app.connect("build-finished", write_archive)
     app.add_config_value("takeaway_site_branch", "gh-pages", "html", [str])
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from . import cifar
 from .errors import UserError, unknown
-from .models.zoo import Preprocessing
+from .models.declared import Preprocessing
 from .provenance import ROOT
 
 __all__ = ["SETS", "Images", "captions", "folder", "load"]

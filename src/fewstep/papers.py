@@ -19,9 +19,10 @@ from torch import Tensor
 
 from . import adaptive, data, grids, images, inception, run, shards, solvers
 from .errors import UserError
+from .models.declared import Preprocessing
 from .models.protocol import EpsModel, clipped, coefficients
 from .models.text_to_image import TextToImage
-from .models.zoo import PaperModel, Preprocessing
+from .models.zoo import PaperModel
 from .noise import normal
 from .plan import Plan
 from .schedules import DiscreteVP, Process
@@ -144,20 +145,21 @@ def mean_square(model: PaperModel, known: Tensor, times: np.ndarray, batch: int 
         model: the network.
         known: images of its data set, (N, C, H, W) in [−1, 1].
         times: (K,).
-        batch: images at a time.
+        batch: images at a time, as long as the memory suffices.
     """
     device = next(model.parameters()).device
-    found = []
-    for k, t in enumerate(times):
-        total = 0.0
-        for first in range(0, len(known), batch):
-            x0 = known[first : first + batch].to(device)
+
+    def work(first: int, last: int) -> Tensor:
+        x0, found = known[first:last].to(device), []
+        for k, t in enumerate(times):
             at = torch.full((len(x0),), float(t), device=device)
             alpha, sigma = coefficients(model.process, at, x0)
-            z = normal(0, k, range(first, first + len(x0)), x0.shape[1:], x0.dtype, device)
-            total += float(model(alpha * x0 + sigma * z, at).double().square().sum())
-        found.append(total / known.numel())
-    return np.array(found)
+            z = normal(0, k, range(first, last), x0.shape[1:], x0.dtype, device)
+            found.append(model(alpha * x0 + sigma * z, at).double().square().flatten(1).sum(1))
+        return torch.stack(found, 1)
+
+    squares = torch.cat(list(shards.in_batches(work, 0, len(known), batch)))
+    return squares.sum(0).cpu().numpy() / known.numel()
 
 
 def extractor(device: torch.device | str = "cpu") -> inception.Inception:

@@ -50,7 +50,7 @@ REGISTRY = ("SOLVERS", "ALIASES", "FIRST_ORDER", "RISING", "DDIM_LAST", "_table"
 """The names in ``fewstep.solvers`` that list the solvers."""
 
 PACKAGES = ("torch", "diffusers", "torch-fidelity", "numpy", "scipy")
-DIRTY_PATHS = ("src", "book/experiments", "workflow", "data/checkpoints")
+DIRTY_PATHS = ("src", "book/experiments", "workflow", "data/checkpoints", "data/models.yml", "data/models.lock.json")
 
 
 def cell_key(experiment: str, parameters: Mapping[str, Any], root: Path = ROOT) -> str:
@@ -196,8 +196,10 @@ def _is_prose(node: Any, skip: tuple[str, ...]) -> bool:
 def revision(root: Path = ROOT) -> tuple[str | None, bool | None]:
     """The commit checked out and whether the files that make numbers differ from it; ``(None, None)`` without git."""
     try:
-        head = _git(root, "rev-parse", "HEAD")
-        return head.strip(), bool(_git(root, "status", "--porcelain", "--", *DIRTY_PATHS).strip())
+        top, head = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
+        if Path(top).resolve() != root.resolve():  # a copy that lies in another project's clone
+            return None, None
+        return head, bool(_git(root, "status", "--porcelain", "--", *DIRTY_PATHS).strip())
     except (OSError, subprocess.CalledProcessError):
         return None, None
 

@@ -287,13 +287,13 @@ def _flops(network: str, root: Path) -> tuple[int, int]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from .models import zoo
+    from .models import declared
 
-    record = zoo.records(root)[network]
-    built: Any = zoo.build(record.architecture, record.config, empty=True)
+    record = declared.record_of(network, root)
+    built: Any = declared.build(record.architecture, record.config, empty=True)
     x, t = torch.zeros(1, *record.shape, device="meta"), torch.zeros(1, device="meta")
     known = cost.profile(root).networks
-    with_texts = record.architecture == zoo.TEXT_TO_IMAGE
+    with_texts = record.architecture == declared.TEXT_TO_IMAGE
     text = [torch.zeros(1, *known["stable-diffusion"].text, device="meta")] if with_texts else []
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         built(x, t, *text)

@@ -95,8 +95,12 @@ def settle(page: Page) -> None:
 
 
 def use_theme(page: Page, theme: str) -> None:
-    """Show a page in a theme, with no transition under way."""
+    """Show a page in a theme."""
     page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+
+
+def without_transitions(page: Page) -> None:
+    """From now on a new width or theme is there at once; until then a layout may be seen halfway to the next."""
     page.add_style_tag(content="*, ::before, ::after { transition: none !important; animation: none !important; }")
 
 
@@ -131,6 +135,7 @@ def visit(browser: Browser, base: str, name: str) -> Visit:
     formulas = page.evaluate(FORMULAS)
     raw = page.evaluate(RAW)
     size = page.evaluate(BYTES)
+    without_transitions(page)
     wider = {}
     for width in reversed(WIDTHS):
         page.set_viewport_size({"width": width, "height": 900})

@@ -1,5 +1,5 @@
 """The command line: ``fewstep list | sample | evaluate | train | compare | likelihood | encode |
-inpaint | recover | convert | fid``.
+inpaint | recover | convert | pin | fid``.
 
 A user's mistake gets one line on standard error and exit status 2, and leaves no file. Libraries that take long to
 import are imported by the commands that need them, when they run.
@@ -16,10 +16,10 @@ from .listing import list_
 from .measuring import compare, evaluate, fid
 from .sampling import sample
 from .tasks import encode, inpaint, likelihood, recover
-from .weights import convert, train
+from .weights import convert, pin, train
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
-COMMANDS = (list_, sample, evaluate, train, compare, likelihood, encode, inpaint, recover, convert, fid)
+COMMANDS = (list_, sample, evaluate, train, compare, likelihood, encode, inpaint, recover, convert, pin, fid)
 
 
 @click.group(context_settings=CONTEXT, commands=COMMANDS)

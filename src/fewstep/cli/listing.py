@@ -38,9 +38,14 @@ def _layouts() -> list[tuple[str, str]]:
 
 
 def _models() -> list[tuple[str, str]]:
-    from ..models import zoo
+    from ..models import declared, pins
 
-    return [(name, f"{record.title} ({record.licence})") for name, record in zoo.records().items()]
+    known, rows = pins.read(), []
+    for name, record in declared.records().items():
+        pin = known.get(name)
+        at = f"pinned to {pin.short}" if pin else "pinned at first use"
+        rows.append((name, f"{record.title} ({record.licence}), {at}"))
+    return rows
 
 
 def _profiles() -> list[tuple[str, str]]:

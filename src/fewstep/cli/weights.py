@@ -1,4 +1,4 @@
-"""``fewstep train | convert``."""
+"""``fewstep train | convert | pin``."""
 
 from __future__ import annotations
 
@@ -54,3 +54,22 @@ def convert(source: Path, layout: str, out: Path) -> None:
     found = conversion.convert(source, layout, out)
     which = "averaged weights" if found.averaged else "weights"
     click.echo(f"{out}: {found.architecture}, {found.parameters:,} {which}, SHA-256 {found.sha256}")
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--again", is_flag=True, help="Also those that are pinned, to what is there now.")
+def pin(names: tuple[str, ...], again: bool) -> None:
+    """Pin networks in data/models.lock.json, to the commit and the SHA-256 of weights that the hub states.
+
+    NAMEs are those of 'fewstep list models', default all networks of the hub; one of a converted file is pinned to its
+    content. No weights are fetched.
+    """
+    from ..models import pins, zoo
+
+    before = pins.read()
+    found = zoo.pin(names, again=again)
+    for name, one in found.items():
+        click.echo(f"{name}: {one}{', as before' if before.get(name) == one else ''}")
+    if any(before.get(name) != one for name, one in found.items()):
+        click.echo(f"now git commit {pins.FILE}")

@@ -32,7 +32,7 @@ from torch import Tensor
 from ..errors import UserError, unknown
 from ..files import write_atomically
 from .checkpoints import SUFFIX, sha256
-from .zoo import build
+from .declared import build
 
 __all__ = ["LAYOUTS", "Converted", "Layout", "convert", "read", "weights"]
 
@@ -420,7 +420,7 @@ class Layout(NamedTuple):
 
     Attributes:
         title: what it is.
-        architecture: a key of :data:`fewstep.models.zoo.ARCHITECTURES`.
+        architecture: a key of :data:`fewstep.models.declared.ARCHITECTURES`.
         convert: weights in the original's names to a configuration and weights of that architecture.
     """
 
@@ -442,7 +442,7 @@ class Converted(NamedTuple):
     """What a conversion wrote.
 
     Attributes:
-        architecture: a key of :data:`fewstep.models.zoo.ARCHITECTURES`.
+        architecture: a key of :data:`fewstep.models.declared.ARCHITECTURES`.
         config: its arguments.
         averaged: whether the file had averaged weights.
         parameters: number of weights.

@@ -9,29 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import shards
 from ..errors import UserError
-from .zoo import Hub, PaperModel, Record, compare, download, first_line, hashed, weights_file
+from .declared import Record
+from .hub import first_line
+from .pins import Pin
+from .zoo import PaperModel, compare
 
-__all__ = ["TextToImage", "Texts", "from_hub"]
-
-FILES = (
-    "model_index.json",
-    "scheduler/scheduler_config.json",
-    "text_encoder/config.json",
-    "text_encoder/model.safetensors",
-    "tokenizer/merges.txt",
-    "tokenizer/special_tokens_map.json",
-    "tokenizer/tokenizer_config.json",
-    "tokenizer/vocab.json",
-    "unet/config.json",
-    "vae/config.json",
-)
-
+__all__ = ["TextToImage", "Texts", "from_files"]
 
 @dataclass
 class Texts:
@@ -90,9 +81,12 @@ class TextToImage(PaperModel):
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (N, C, H/8, W/8) of images (N, 3, H, W) in [−1, 1]."""
-        pieces = images.to(next(self.parameters()).device).split(self.PIECE)
-        scale = self.autoencoder.config.scaling_factor
-        return torch.cat([scale * self.autoencoder.encode(piece).latent_dist.mean for piece in pieces])
+        device, scale = next(self.parameters()).device, self.autoencoder.config.scaling_factor
+
+        def work(first: int, last: int) -> Tensor:
+            return scale * self.autoencoder.encode(images[first:last].to(device)).latent_dist.mean
+
+        return torch.cat(list(shards.in_batches(work, 0, len(images), self.PIECE)))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images of latents."""
@@ -100,23 +94,15 @@ class TextToImage(PaperModel):
         return torch.cat([self.autoencoder.decode(piece, return_dict=False)[0] for piece in pieces])
 
 
-def from_hub(name: str, record: Record, source: Hub, endpoint: str | None = None) -> TextToImage:
+def from_files(name: str, record: Record, pin: Pin, files: dict[str, Path]) -> TextToImage:
     """The network of a record with its other parts, of a folder as diffusers' ``StableDiffusionPipeline`` writes it.
 
     Raises:
-        UserError: as :func:`fewstep.models.zoo.load`.
+        UserError: if the folder is none, or does not fit the record.
     """
     from diffusers import StableDiffusionPipeline
 
-    files = {file: download(name, source, file, endpoint) for file in FILES}
     folder = files["model_index.json"].parent
-    provenance = {"hub": source.hub, "revision": folder.name}
-    for part, declared, path in (
-        ("sha256", record.sha256, weights_file(name, source, "unet/", endpoint)),
-        ("text_encoder", record.parts.get("text_encoder"), files["text_encoder/model.safetensors"]),
-        ("autoencoder", record.parts.get("autoencoder"), weights_file(name, source, "vae/", endpoint)),
-    ):
-        provenance[part] = hashed(name, declared, path)
     config = files["unet/config.json"]
     try:
         compare(name, record, json.loads(config.read_text("utf-8")), config)
@@ -131,4 +117,4 @@ def from_hub(name: str, record: Record, source: Hub, endpoint: str | None = None
         raise
     except Exception as error:  # as of a network alone
         raise UserError(f"{folder} is no pipeline of diffusers: {first_line(error)}; delete the folder") from None
-    return TextToImage(pipeline, record, provenance)
+    return TextToImage(pipeline, record, pin.provenance(record))

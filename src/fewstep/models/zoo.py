@@ -1,264 +1,38 @@
-r"""The papers' own networks: what ``data/models.yml`` declares of each, and from there to an ε-model and its process.
+"""The papers' own networks: from a record of ``data/models.yml`` to an ε-model and its process.
 
-A network comes from a hub (``huggingface_hub``, kept in ``data/cache/hub``), or as a file that ``fewstep convert``
-wrote, from the folder ``FEWSTEP_MODELS``, by default ``data/cache/models``. Its record says on which process it was
-trained, what it predicts, and what it calls time. :func:`check` finds a record that does not fit its network.
-A text-to-image network comes with its other parts (:mod:`fewstep.models.text_to_image`).
+A network comes from a hub (:mod:`fewstep.models.hub`), or as a file that ``fewstep convert`` wrote, from the folder
+``FEWSTEP_MODELS``, by default ``data/cache/models``. Its first use pins it (:mod:`fewstep.models.pins`).
+:func:`check` finds a record that does not fit its network. A text-to-image network comes with its other parts
+(:mod:`fewstep.models.text_to_image`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from ..errors import UserError, unknown
-from ..files import read_yaml
+from .. import shards
+from ..errors import UserError
 from ..noise import normal
 from ..provenance import ROOT
-from ..schedules import PROCESSES, Process
+from . import hub, pins
 from .checkpoints import sha256
-from .protocol import EpsModel, coefficients, from_score, from_v, from_x0
+from .declared import FOLDERS, PREDICTIONS, TEXT_TO_IMAGE, LocalFile, Record, build, record_of, records
+from .hub import first_line
+from .pins import Pin
+from .protocol import coefficients
 
-__all__ = [
-    "ARCHITECTURES",
-    "PREDICTIONS",
-    "Hub",
-    "LocalFile",
-    "PaperModel",
-    "Preprocessing",
-    "Record",
-    "Sanity",
-    "Schedule",
-    "Time",
-    "build",
-    "check",
-    "load",
-    "read_network",
-    "records",
-    "sanity",
-    "wiener_error",
-]
+__all__ = ["PaperModel", "Sanity", "check", "load", "pin", "read_network", "sanity", "wiener_error"]
 
-HUB_CACHE = ROOT / "data" / "cache" / "hub"
 FILES = ROOT / "data" / "cache" / "models"
-HUB_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-"""What weights are called on a hub: as safetensors, or as PyTorch's file where a repository has no other."""
-TEXT_TO_IMAGE = "text-unet2d"
 FOLDER_VARIABLE = "FEWSTEP_MODELS"
 """Environment variable with the folder of converted networks."""
-
-
-def _unet2d(config: dict[str, Any]) -> nn.Module:
-    from diffusers import UNet2DModel  # here, not above: it takes seconds to import
-
-    made: Any = UNet2DModel(**config)  # no module in the eyes of a type checker
-    return made
-
-
-def _text_unet2d(config: dict[str, Any]) -> nn.Module:
-    from diffusers import UNet2DConditionModel
-
-    made: Any = UNet2DConditionModel(**config)
-    return made
-
-
-def _score_unet(config: dict[str, Any]) -> nn.Module:
-    from .score_unet import ScoreUNet
-
-    return ScoreUNet(**config)
-
-
-ARCHITECTURES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
-    "unet2d": _unet2d,
-    TEXT_TO_IMAGE: _text_unet2d,
-    "score-unet": _score_unet,
-}
-"""Constructors of networks from their configuration: diffusers' U-Nets without and with texts, and score SDE's."""
-
-
-def build(architecture: str, config: dict[str, Any], *, empty: bool = False) -> nn.Module:
-    """A network with random weights, or with none (on the device ``meta``).
-
-    Raises:
-        UserError: if the architecture is unknown.
-        ValueError, TypeError: if the configuration makes no network.
-    """
-    if architecture not in ARCHITECTURES:
-        raise unknown("architecture", architecture, ARCHITECTURES)
-    with torch.device("meta" if empty else "cpu"):
-        return ARCHITECTURES[architecture](config).eval()
-
-
-# --- what is declared ----------------------------------------------------------------------------------------------
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Hub(_Strict):
-    """A folder of a model hub with ``config.json`` and weights, as diffusers writes them."""
-
-    hub: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name")
-    revision: str | None = Field(pattern="^[0-9a-f]{40}$", description="commit; null if not known")
-
-
-class LocalFile(_Strict):
-    """A file that ``fewstep convert`` wrote from a checkpoint of the paper's program."""
-
-    file: str = Field(pattern=r"^[\w.-]+\.safetensors$")
-    layout: str = Field(description="of fewstep convert")
-    original: str = Field(description="name of the checkpoint, and who gives it away")
-
-
-class Time(_Strict):
-    """What the network is told of time: ``scale`` times t or σ(t), or that number's logarithm."""
-
-    of: Literal["t", "sigma"] = "t"
-    scale: float = 1.0
-    offset: float = 0.0
-    log: bool = False
-
-    def __call__(self, t: Tensor, process: Process) -> Tensor:
-        """Times (B,) of the process in the network's terms, float32."""
-        times = t.detach().to("cpu", torch.float64)
-        if self.of == "sigma":
-            times = torch.from_numpy(process.sigma(times.numpy()))
-        if self.log:
-            times = times.log()
-        return (self.scale * times + self.offset).to(t.device, torch.float32)
-
-
-class Schedule(_Strict):
-    """A key of :data:`fewstep.schedules.PROCESSES` and its arguments."""
-
-    name: str
-    arguments: dict[str, int | float] = {}
-
-    def process(self) -> Process:
-        """The process."""
-        make: Any = PROCESSES[self.name]
-        return make(**self.arguments)
-
-
-class Preprocessing(_Strict):
-    """How the images to compare with were made: ``crop`` and ``resize`` in pixels; and the range that they had there.
-
-    The crop is a square around ``centre``, (row, column), or around the image's middle. Images that are too small are
-    refused unless ``enlarge`` is set. A network whose images were in [0, 1] is run on images in [−1, 1]; its process
-    and time say so.
-    """
-
-    dataset: str
-    split: str = "training images"
-    crop: int | None = None
-    centre: tuple[int, int] | None = None
-    resize: int | None = None
-    enlarge: bool = False
-    trained_range: tuple[float, float] = (-1.0, 1.0)
-
-
-class Record(_Strict):
-    """One network of a paper."""
-
-    title: str
-    source: Hub | LocalFile
-    sha256: str | None = Field(pattern="^[0-9a-f]{64}$", description="of the weights; null if not known")
-    unpinned: str = Field(default="", description="why the revision or the SHA-256 is null")
-    parts: dict[Literal["text_encoder", "autoencoder"], str] = Field(default={}, description="SHA-256 of other weights")
-    architecture: str
-    config: dict[str, Any]
-    shape: tuple[int, int, int]
-    schedule: Schedule
-    prediction: str
-    time: Time = Time()
-    classes: int = 0
-    preprocessing: Preprocessing
-    licence: str
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Record:
-        for what, name, known in (
-            ("architecture", self.architecture, ARCHITECTURES),
-            ("schedule", self.schedule.name, PROCESSES),
-            ("prediction", self.prediction, PREDICTIONS),
-        ):
-            if name not in known:
-                raise unknown(what, name, known)
-        null = self.sha256 is None or (isinstance(self.source, Hub) and self.source.revision is None)
-        if null != bool(self.unpinned):
-            raise ValueError("'unpinned' says why the revision or the SHA-256 is null, and only then")
-        if self.architecture == TEXT_TO_IMAGE and not isinstance(self.source, Hub):
-            raise ValueError(f"a network of architecture {TEXT_TO_IMAGE} comes from a hub, with all its parts")
-        try:
-            self.schedule.process()
-        except TypeError as error:
-            raise ValueError(f"schedule: {error}") from None
-        return self
-
-
-class _Models(_Strict):
-    models: dict[str, Record]
-
-
-def records(root: Path = ROOT) -> dict[str, Record]:
-    """The content of ``data/models.yml``, by name.
-
-    Raises:
-        UserError: if the file is missing or does not fit its schema.
-    """
-    return read_yaml(root / "data" / "models.yml", _Models).models
-
-
-# --- from a network to an ε-model ----------------------------------------------------------------------------------
-
-Raw = Callable[[Tensor, Tensor], Tensor]
-DATA_STD = 0.5
-"""σ_data of EDM, Table 1."""
-
-
-def _first_half(model: Raw, process: Process) -> EpsModel:
-    """ε of a network whose further channels are a learned variance (iDDPM, §3.1)."""
-    return lambda x, t: model(x, t)[:, : x.shape[1]]
-
-
-def _negative(model: Raw, process: Process) -> EpsModel:
-    r"""ε of a network that gives :math:`\sigma s = -\varepsilon`, the score times the noise level."""
-    return lambda x, t: -model(x, t)
-
-
-def _preconditioned(model: Raw, process: Process) -> EpsModel:
-    r"""ε from EDM's network F, :math:`D = c_{skip}\,x + c_{out} F(c_{in}\,x)` (EDM, Eq. 7 and Table 1); α = 1."""
-
-    def denoised(x: Tensor, t: Tensor) -> Tensor:
-        _, sigma = coefficients(process, t, x)
-        both = sigma**2 + DATA_STD**2
-        return DATA_STD**2 / both * x + sigma * DATA_STD / both.sqrt() * model(x / both.sqrt(), t)
-
-    return from_x0(denoised, process)
-
-
-def _epsilon(model: Raw, process: Process) -> EpsModel:
-    return lambda x, t: model(x, t)
-
-
-PREDICTIONS: dict[str, Callable[[Raw, Process], EpsModel]] = {
-    "epsilon": _epsilon,
-    "epsilon-and-variance": _first_half,
-    "v": from_v,
-    "x0": from_x0,
-    "score": from_score,
-    "sigma-score": _negative,
-    "edm": _preconditioned,
-}
-"""What a network may give, and how ε follows from it."""
 
 
 class PaperModel(nn.Module):
@@ -305,6 +79,9 @@ class PaperModel(nn.Module):
         return images
 
 
+# --- loading and pinning -------------------------------------------------------------------------------------------
+
+
 def load(
     name: str,
     images: Tensor | None = None,
@@ -315,33 +92,88 @@ def load(
 ) -> PaperModel:
     """The network of this name, in eval mode and without gradients, on the CPU, float32.
 
+    A network that is not pinned yet is, once it is loaded, to the commit and the content that it was loaded from; a
+    printed line says so.
+
     Args:
         name: a key of ``data/models.yml``.
         images: images of its data set, (N, C, H, W) in [−1, 1]; with them, :func:`check` compares record and network.
         labels: their classes, where the network has classes.
-        root: the clone with ``data/models.yml``.
+        root: the clone with ``data/models.yml`` and ``data/models.lock.json``.
         endpoint: the hub's address; default that of ``huggingface_hub``.
 
     Raises:
         UserError: if there is no such record, the weights are not at hand, gated, incomplete or other ones than
-            declared, or the sanity check fails.
+            pinned, or the sanity check fails.
     """
-    known = records(root)
-    if name not in known:
-        raise unknown("network in data/models.yml", name, known)
-    record = known[name]
+    record = record_of(name, root)
+    pinned = pins.of(name, record, root)
+    found = pinned or _resolved(name, record, endpoint)
     if isinstance(record.source, LocalFile):
-        model = PaperModel(*_from_file(name, record, record.source))
-    elif record.architecture == TEXT_TO_IMAGE:
-        from . import text_to_image  # here, not above: it builds on this module
-
-        model = text_to_image.from_hub(name, record, record.source, endpoint)
+        model = _from_file(name, record, record.source, found)
     else:
-        model = PaperModel(*_from_hub(name, record, record.source, endpoint))
+        files = hub.fetch(name, found, FOLDERS[record.architecture].others, endpoint, pinned=pinned is not None)
+        if record.architecture == TEXT_TO_IMAGE:
+            from . import text_to_image  # here, not above: it builds on this module
+
+            model = text_to_image.from_files(name, record, found, files)
+        else:
+            model = _from_files(name, record, found, files)
     model = model.float().eval().requires_grad_(False)
+    if pinned is None and pins.write({name: found}, root):
+        print(f"{name} is pinned to {found} from now on; git commit {pins.FILE}", flush=True)
     if images is not None:
         check(model, images, labels)
     return model
+
+
+def pin(
+    names: Iterable[str] = (), *, again: bool = False, root: Path = ROOT, endpoint: str | None = None
+) -> dict[str, Pin]:
+    """Pin networks that are not pinned yet, without loading them or fetching their weights.
+
+    Args:
+        names: of the networks; default all those of a hub.
+        again: also those that are pinned: to what the hub or the converted file has now.
+        root: as in :func:`load`.
+        endpoint: as in :func:`load`.
+
+    Returns:
+        What these networks are pinned to.
+
+    Raises:
+        UserError: if one of them cannot be pinned; then none is.
+    """
+    chosen = {name: record_of(name, root) for name in names} or {
+        name: record for name, record in records(root).items() if not isinstance(record.source, LocalFile)
+    }
+    found = {}
+    for name, record in chosen.items():
+        kept = None if again else pins.of(name, record, root)
+        found[name] = kept or _resolved(name, record, endpoint)
+    pins.write(found, root, again=again)
+    return found
+
+
+def _resolved(name: str, record: Record, endpoint: str | None) -> Pin:
+    """What a network is at present: by the hub's statement, or by the content of the converted file."""
+    source = record.source
+    if isinstance(source, LocalFile):
+        return Pin(sha256={source.file: sha256(_converted(name, source))})
+    return hub.resolve(name, source.hub, source.revision, record.weights.values(), endpoint)
+
+
+def _converted(name: str, source: LocalFile) -> Path:
+    """Where the converted file is.
+
+    Raises:
+        UserError: if it is not there; says how to make it.
+    """
+    path = Path(os.environ.get(FOLDER_VARIABLE) or FILES) / source.file
+    if not path.is_file():
+        make = f"fewstep convert CHECKPOINT --layout {source.layout} --out {path}"
+        raise UserError(f"the weights of {name} are not at hand: get {source.original}, then {make}")
+    return path
 
 
 def compare(name: str, record: Record, config: dict[str, Any], where: Path) -> None:
@@ -353,23 +185,6 @@ def compare(name: str, record: Record, config: dict[str, Any], where: Path) -> N
     for key, declared in record.config.items():
         if key in config and json.loads(json.dumps(config[key])) != declared:
             raise UserError(f"{where}: {key} is {config[key]}, the record of {name} declares {declared}")
-
-
-def hashed(name: str, declared: str | None, path: Path) -> str:
-    """The SHA-256 of weights.
-
-    Raises:
-        UserError: if another one is declared.
-    """
-    found = sha256(path)
-    if declared not in (None, found):
-        raise UserError(f"{path} has SHA-256 {found}, the record of {name} declares {declared}; delete it")
-    return found
-
-
-def first_line(error: Exception) -> str:
-    """What an error of a library says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def read_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -393,15 +208,12 @@ def read_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     return network, facts
 
 
-Loaded = tuple[nn.Module, Record, dict[str, str]]
-
-
-def _from_file(name: str, record: Record, source: LocalFile) -> Loaded:
-    path = Path(os.environ.get(FOLDER_VARIABLE) or FILES) / source.file
-    if not path.is_file():
-        make = f"fewstep convert CHECKPOINT --layout {source.layout} --out {path}"
-        raise UserError(f"the weights of {name} are not at hand: get {source.original}, then {make}")
-    digest = hashed(name, record.sha256, path)
+def _from_file(name: str, record: Record, source: LocalFile, pin: Pin) -> PaperModel:
+    path = _converted(name, source)
+    if (digest := sha256(path)) != pin.sha256[source.file]:
+        raise UserError(
+            f"{path} has SHA-256 {digest}, {pins.FILE} pins {pin.sha256[source.file]}; {pins.AGAIN.format(name)}"
+        )
     network, facts = read_network(path)
     if facts["architecture"] != record.architecture:
         raise UserError(
@@ -409,73 +221,23 @@ def _from_file(name: str, record: Record, source: LocalFile) -> Loaded:
             f"the record of {name} declares {record.architecture}"
         )
     compare(name, record, facts["config"], path)
-    return network, record, {"file": source.file, "sha256": digest}
+    return PaperModel(network, record, pin.provenance(record))
 
 
-def _from_hub(name: str, record: Record, source: Hub, endpoint: str | None) -> Loaded:
+def _from_files(name: str, record: Record, pin: Pin, files: dict[str, Path]) -> PaperModel:
     from diffusers import UNet2DModel
 
-    config, weights = download(name, source, "config.json", endpoint), weights_file(name, source, "", endpoint)
-    digest = hashed(name, record.sha256, weights)
+    config, weights = files["config.json"], files[pin.files(record)["sha256"]]
     try:
         compare(name, record, json.loads(config.read_text("utf-8")), config)
         safe = weights.suffix == ".safetensors"  # else it is read with torch.load(weights_only=True)
-        network = UNet2DModel.from_pretrained(weights.parent, use_safetensors=safe, local_files_only=True)
+        network: Any = UNet2DModel.from_pretrained(weights.parent, use_safetensors=safe, local_files_only=True)
     except UserError:
         raise
     except Exception as error:  # diffusers raises OSError, ValueError, RuntimeError and others, over many lines
         what = first_line(error)
         raise UserError(f"{weights.parent} is not a network of diffusers: {what}; delete the folder") from None
-    # A snapshot's folder is named by its commit, whether the record pins one or not.
-    return network, record, {"hub": source.hub, "revision": weights.parent.name, "sha256": digest}
-
-
-class NoSuchFileError(UserError):
-    """A hub, or what is kept of it where it cannot be reached, does not have a file."""
-
-
-def weights_file(name: str, source: Hub, folder: str, endpoint: str | None) -> Path:
-    """The weights in a folder of a hub's repository; raises as :func:`download`."""
-    first, other = (f"{folder}{file}" for file in HUB_WEIGHTS)
-    try:
-        return download(name, source, first, endpoint)
-    except NoSuchFileError as error:
-        try:
-            return download(name, source, other, endpoint)
-        except NoSuchFileError:
-            raise error from None
-
-
-def download(name: str, source: Hub, file: str, endpoint: str | None) -> Path:
-    """A file of the hub, from the cache or fetched into it; a download that was cut off goes on.
-
-    Raises:
-        NoSuchFileError: if the repository has no such file, or none is kept and the hub cannot be reached.
-        UserError: if the repository is gated or not there, or the download fails.
-    """
-    from huggingface_hub import errors, hf_hub_download
-
-    page = f"{(endpoint or 'https://huggingface.co').rstrip('/')}/{source.hub}"
-    at = source.revision or "main"
-    try:
-        found = hf_hub_download(source.hub, file, revision=source.revision, cache_dir=HUB_CACHE, endpoint=endpoint)
-    except errors.GatedRepoError:
-        advice = f"{name} is gated: accept its terms at {page}, then log in with 'hf auth login'"
-    except errors.RepositoryNotFoundError:
-        advice = f"there is no {page}, or it is private; another source is needed in data/models.yml"
-    except errors.RevisionNotFoundError:
-        advice = f"{page} has no revision {at}; another one is needed in data/models.yml"
-    except errors.RemoteEntryNotFoundError:
-        advice = f"{page} has no file {file} at revision {at}; another source is needed in data/models.yml"
-        raise NoSuchFileError(advice) from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        advice = f"{file} of {name} is not in {HUB_CACHE} and {page} cannot be reached; run it once with a network"
-        raise NoSuchFileError(advice) from None
-    except Exception as error:  # of its HTTP client and the file system, each by its own name
-        advice = f"cannot fetch {file} of {name} from {page}: {first_line(error)}; the same command goes on from there"
-    else:
-        return Path(found)
-    raise UserError(advice)
+    return PaperModel(network, record, pin.provenance(record))
 
 
 # --- does the record fit the network? ------------------------------------------------------------------------------
@@ -541,15 +303,16 @@ def sanity(model: PaperModel, images: Tensor, labels: Tensor | None = None) -> l
         given = () if labels is None else (labels.to(device),)
         size = max(1, 2**20 // images[0].numel())  # few at a time where they are large
         noised = alpha * images + sigma * z
-        eps = torch.cat(
-            [
-                model(noised[i : i + size], t[i : i + size], *(one[i : i + size] for one in given))
-                for i in range(0, len(images), size)
-            ]
-        )
+        eps = _in_batches(model, size, noised, t, *given)
         error = float((eps - z).double().square().mean())
         found.append(Sanity(rho, error, SLACK * wiener_error(images, rho)))
     return found
+
+
+def _in_batches(model: PaperModel, size: int, *whole: Tensor) -> Tensor:
+    """ε of the network for parts of all its arguments, ``size`` long as long as the memory suffices."""
+    parts = shards.in_batches(lambda i, j: model(*(one[i:j] for one in whole)), 0, len(whole[0]), size)
+    return torch.cat(list(parts))
 
 
 def check(model: PaperModel, images: Tensor, labels: Tensor | None = None) -> list[Sanity]:
