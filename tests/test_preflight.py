@@ -191,7 +191,7 @@ def test_weights_that_the_manifest_does_not_know_and_a_manifest_that_is_none(wei
     (weights / "manifest.json").unlink()
     assert preflight.wrong_weights([cell("sanity")]) == ["unknown weights 'cifar10-features'; known:"]
     (weights / "manifest.json").write_text("{")
-    with pytest.raises(results.UserError, match=r"manifest.json is not valid JSON; restore it"):
+    with pytest.raises(UserError, match=r"manifest.json is not valid JSON; restore it"):
         schema.manifest()
 
 

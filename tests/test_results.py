@@ -55,7 +55,6 @@ def toy(tmp_path, monkeypatch):
     (tmp_path / "workflow/experiments.yml").write_text(
         "digits: {toy: {parameters: {nfes: [5]}, cells: {ddim: {solver: ddim}, deis: {solver: deis-tab1}}}}"
     )
-    monkeypatch.setattr(results, "ROOT", tmp_path)
     return tmp_path
 
 
@@ -151,8 +150,8 @@ def test_a_record_in_another_records_place_is_refused(tmp_path):
 
 
 def test_recording_writes_once_the_block_is_done(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "cell_key", lambda *_: "k")
-    monkeypatch.setattr(results, "weights_of", lambda _: {"net": "ab"})
+    monkeypatch.setattr(results.recorder, "cell_key", lambda *_: "k")
+    monkeypatch.setattr(results.recorder, "weights_of", lambda _: {"net": "ab"})
     out = tmp_path / "out"
     with results.recording("digits", "toy", "ddim", {"features": "net"}, out=out) as rec:
         rec.add("error", np.float32(0.5), seeds=np.arange(2), nfe=np.int64(3), settings={"γ": np.float64(1.5)})
@@ -165,7 +164,7 @@ def test_recording_writes_once_the_block_is_done(toy, tmp_path, monkeypatch):
 
 
 def test_a_failure_leaves_no_record(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "cell_key", lambda *_: "k")
+    monkeypatch.setattr(results.recorder, "cell_key", lambda *_: "k")
     with pytest.raises(ZeroDivisionError), results.recording("digits", "toy", "ddim", {}, out=tmp_path / "out") as rec:
         rec.add("error", 1.0)
         raise ZeroDivisionError
@@ -206,7 +205,7 @@ def test_prose_outputs_and_the_layout_of_records_do_not_change_a_key(toy):
     before = key(toy)
     edit(toy / "src/fewstep/schedules.py", 'r"""Noise schedules', 'r"""Noise schedules and more')
     edit(toy / "src/fewstep/schedules.py", "# cumprod", "# a comment")
-    edit(toy / "src/fewstep/results/__init__.py", '"loss": (0.05, 0.0)', '"loss": (0.06, 0.0)')
+    edit(toy / "src/fewstep/results/record.py", '"loss": (0.05, 0.0)', '"loss": (0.06, 0.0)')
     save_notebook(toy, ["from fewstep import schedules, solvers\nsolver = 'ddim'"], outputs=["a picture"])
     assert key(toy) == before
 
@@ -240,16 +239,17 @@ def test_imports_are_followed_through_modules_and_functions(toy):
     assert provenance.cell_key("toy", {}, toy) != after
 
 
-def test_no_module_of_the_figures_or_the_command_line_changes_a_key(toy):
+def test_no_module_of_figures_records_or_the_command_line_changes_a_key(toy):
     source = toy / "src/fewstep"
-    for package in ("figures", "cli"):
-        (source / package / "one.py").write_text("from . import two\n")
-        (source / package / "two.py").write_text("from .. import shards\n")
+    packages = [source / name for name in ("figures", "cli", "results")]
+    for package in packages:
+        (package / "one.py").write_text("from . import two\n")
+        (package / "two.py").write_text("from .. import shards\n")
     (source / "figures_of_merit.py").write_text("x = 1\n")
     imports = ["from fewstep import figures_of_merit", "import fewstep.cli.one", "from fewstep.figures import one"]
     save_notebook(toy, imports)
     before = provenance.cell_key("toy", {}, toy)
-    for file in [*source.glob("figures/*.py"), *source.glob("cli/*.py"), source / "shards.py"]:
+    for file in [*(file for package in packages for file in package.glob("*.py")), source / "shards.py"]:
         with file.open("a") as opened:
             opened.write("\nEXTRA = 1\n")
     assert provenance.cell_key("toy", {}, toy) == before
@@ -292,7 +292,7 @@ def test_mistakes_in_what_makes_a_key_are_named(toy):
 def test_a_record_is_stale_when_what_makes_it_changed(toy):
     (cell, _) = results.cells("digits", root=toy)
     made = record([measurement()], experiment="toy", parameters=cell.parameters, key=cell.key(toy))
-    assert not results.is_stale(made, toy)
+    assert results.why_stale(made, toy) is None
     edit(toy / "src/fewstep/schedules.py", "0.999", "0.998")
     assert "code" in results.why_stale(made, toy)
     edit(toy / "workflow/experiments.yml", "nfes: [5]", "nfes: [6]")

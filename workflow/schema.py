@@ -29,7 +29,7 @@ from fewstep.provenance import ROOT
 from fewstep.solvers.score_sde import PREDICTORS
 
 HANDED_IN = "record_as"
-"""The one parameter that every experiment has: the arguments of :func:`fewstep.results.recording`."""
+"""The one parameter that every experiment has: the arguments of :func:`fewstep.results.recorder.recording`."""
 
 CHECKPOINTS = ROOT / "data" / "checkpoints"
 

@@ -78,6 +78,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from fewstep import dark, figures, reported, results
 from fewstep.errors import UserError, unknown
+from fewstep.provenance import ROOT
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ class _Records:
 
 
 def rows_of(records: Iterable[results.Record], root: Path) -> list[Row]:
-    """Rows as :func:`fewstep.results.table` gives them, and in each why it is stale."""
+    """Rows as :func:`fewstep.results.files.table` gives them, and in each why it is stale."""
     rows = []
     for record in records:
         stale = results.why_stale(record, root)  # once: it reads what made the record
@@ -597,7 +598,7 @@ def finish(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    app.add_config_value("records_root", str(results.ROOT), "env", [str])
+    app.add_config_value("records_root", str(ROOT), "env", [str])
     app.add_config_value("records_page", "", "env", [str])  # the page with all-results, to which numbers link
     app.add_role("result", ResultRole())
     app.add_directive("results", ResultsDirective)

@@ -252,7 +252,7 @@ def _some(calls: Iterable[int | None]) -> str:
 
 
 def ours(target: Target, root: Path = ROOT) -> dict[str, Any] | None:
-    """The measurement that reproduces a number, as a row of :func:`fewstep.results.table`; None if there is none.
+    """The measurement that reproduces a number, as a row of :func:`fewstep.results.files.table`; None if there is none.
 
     ``stale`` says why it no longer is what the code would measure; None if it is.
     """

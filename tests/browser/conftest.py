@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "book"))
 import pdf
 
 SITES = [ROOT / "_build/strict/_build/html", ROOT / "_build/html"]
-LISTINGS = ["_modules/fewstep/results.html", "_modules/fewstep/solvers/pndm.html"]
+LISTINGS = ["_modules/fewstep/results/recorder.html", "_modules/fewstep/solvers/pndm.html"]
 """Pages of source code, which the same template makes: a long one and a short one stand for all."""
 
 

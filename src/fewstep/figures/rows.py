@@ -13,7 +13,7 @@ from ..results import Record, Recorder
 __all__ = ["Records", "cells_drawn", "distinct", "nothing_measured", "rows_of"]
 
 Records = Iterable[Record | Recorder]
-"""Records as :func:`fewstep.results.load` returns them, or the recorder that a notebook has just filled."""
+"""Records as :func:`fewstep.results.files.load` returns them, or the recorder that a notebook has just filled."""
 
 _LOOKED_AT: ContextVar[set[str] | None] = ContextVar("_LOOKED_AT", default=None)
 
