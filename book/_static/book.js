@@ -104,9 +104,38 @@
     if (ratio < 1) formula.style.fontSize = `${Math.max(ratio * 0.99, LEAST) * parseFloat(formula.dataset.size)}%`;
   }
 
+  // The formulas in the lines of a paragraph likewise; the theme would cut them off.
+  function fitLines(block, formulas) {
+    const style = getComputedStyle(block);
+    const room = block.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+    if (room <= 0 || widths.get(block) === room) return;
+    widths.set(block, room);
+    for (const formula of formulas) {
+      if (formula.dataset.size) formula.style.fontSize = formula.dataset.size;
+      const beside = formula.closest(".held") ? parseFloat(style.fontSize) / 2 : 0; // punctuation
+      const ratio = (room - beside) / formula.querySelector("mjx-math").offsetWidth;
+      formula.parentElement.classList.toggle("wide", ratio < LEAST);
+      if (ratio >= 1) continue;
+      formula.dataset.size ??= formula.style.fontSize || "100%";
+      formula.style.fontSize = `${Math.max(ratio * 0.99, LEAST) * parseFloat(formula.dataset.size)}%`;
+    }
+  }
+
   window.addEventListener("load", async () => {
     await window.MathJax?.startup?.promise;
-    const observer = new ResizeObserver(entries => entries.forEach(entry => fit(entry.target)));
+    const lines = new Map();
+    for (const formula of document.querySelectorAll(".bd-article span.math > mjx-container")) {
+      const block = formula.closest("p, li, dd, td, th, figcaption");
+      if (!block || block.closest("table")) continue; // a table is as wide as its formulas
+      lines.set(block, [...(lines.get(block) ?? []), formula]);
+    }
+    const observer = new ResizeObserver(entries => {
+      for (const { target } of entries) {
+        if (lines.has(target)) fitLines(target, lines.get(target));
+        else fit(target);
+      }
+    });
     for (const box of document.querySelectorAll(".bd-article div.math")) observer.observe(box);
+    for (const block of lines.keys()) observer.observe(block);
   });
 })();
