@@ -1,4 +1,4 @@
-"""What the page *Add your own* defines passes the tests of what the package has, and gets its rows in a clone."""
+"""What the page “Add your own” defines passes the tests of what the package has, and gets its rows in a clone."""
 
 from __future__ import annotations
 

@@ -69,7 +69,8 @@ def label(coordinate: str, value: Any) -> str:
         return "–"
     if coordinate == "solver" and value in SOLVERS:
         return SOLVERS[value].title
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    text = f"{value:.5g}" if isinstance(value, float) else str(value)
+    return text.replace("-", "−") if isinstance(value, int | float) else text
 
 
 def spelled(sampler: str) -> str:
@@ -178,9 +179,10 @@ def layout(rows: list[Row], wanted_rows: list[str], wanted_columns: str | None) 
     column = column or max(others, key=lambda name: counts[name], default=None)
     if wanted_rows:
         return wanted_rows, column
-    by = [name for name in free if name != column] or ["solver"]
+    alone = "solver" if any(row.get("solver") for row in rows) else "cell"
+    by = [name for name in free if name != column] or [alone]
     # NFE follows from solver and budget (the table notes where it is less), and the cell tends to follow from the rest.
-    short = [name for name in by if column != "budget" or name != "nfe"] or ["solver"]
+    short = [name for name in by if column != "budget" or name != "nfe"] or [alone]
     for choice in (short, by, ["cell", *short]):
         if len({json.dumps([row.get(name) for name in [*choice, column or "metric"]]) for row in rows}) == len(rows):
             return choice, column

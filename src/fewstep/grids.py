@@ -123,7 +123,7 @@ def uniform(process: Process, n: int, *, t_start: float | None = None, t_end: fl
 def power_t(
     process: Process, n: int, *, power: float = 2.0, t_start: float | None = None, t_end: float | None = None
 ) -> Grid:
-    r"""Equal steps in :math:`(t - t_{min})^{1/p}` (DEIS, App. H.3); p = 1 is uniform, p = 2 quadratic."""
+    r"""Equal steps in :math:`(t - t_{\min})^{1/p}` (DEIS, App. H.3); p = 1 is uniform, p = 2 quadratic."""
     start, end = _ends(process, n, t_start, t_end)
     if not power > 0:
         raise UserError(f"power must be positive, got {power:g}")

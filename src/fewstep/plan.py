@@ -137,7 +137,7 @@ class Tape:
         return Symbol({("z", self._draws - 1): 1.0})
 
     def plan(self, x: Symbol, t_end: float) -> Plan:
-        r"""Finish: the result is :math:`x = \alpha(t_{end})\,\bar x`."""
+        r"""Finish: the result is :math:`x = \alpha(t_{\mathrm{end}})\,\bar x`."""
         alpha = float(self.process.alpha(t_end))
         result = {key: alpha * c for key, c in x.terms.items() if c != 0.0}
         times = np.array([*self._times, float(t_end)])

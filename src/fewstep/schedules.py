@@ -180,7 +180,7 @@ def cosine_vp(n: int = 1000, s: float = 8e-3, beta_cap: float = 0.999) -> Discre
 class ContinuousVP(_VP):
     r"""The VP SDE (score SDE, Eq. 11; its App. C, Eq. 33), t in [0, 1].
 
-    .. math:: \log\alpha(t) = -\tfrac14 t^2(\beta_{max} - \beta_{min}) - \tfrac12 t\beta_{min}.
+    .. math:: \log\alpha(t) = -\tfrac14 t^2(\beta_{\max} - \beta_{\min}) - \tfrac12 t\beta_{\min}.
     """
 
     beta_min: float = 0.1
@@ -237,7 +237,7 @@ class _Unscaled(Process):
 class VE(_Unscaled):
     r"""The VE SDE (score SDE, Eq. 9 and App. C), t in [0, 1].
 
-    :math:`\alpha = 1` and :math:`\sigma = \sigma_{min}(\sigma_{max}/\sigma_{min})^t`.
+    :math:`\alpha = 1` and :math:`\sigma = \sigma_{\min}(\sigma_{\max}/\sigma_{\min})^t`.
     """
 
     sigma_min: float = 0.01

@@ -64,7 +64,7 @@ def lagrange(nodes: Float, at: Float) -> Float:
 
 
 def adams_bashforth(nodes: Float, start: float, end: float) -> Float:
-    r"""Variable-step Adams–Bashforth weights :math:`\int_{start}^{end} L_j(s)\,ds`, exact up to rounding."""
+    r"""Variable-step Adams–Bashforth weights :math:`\int L_j(s)\,ds` from start to end, exact up to rounding."""
     x, w = np.polynomial.legendre.leggauss(len(nodes) // 2 + 1)
     half = 0.5 * (end - start)
     return lagrange(nodes, start + half * (1.0 + x)) @ (half * w)

@@ -48,8 +48,8 @@ def edm_rk(
 
     where this α is a number, not the process's: 1 is Heun's method, 2/3 Ralston's, 1/2 the midpoint method. The step
     to ρ = 0 is an Euler step, so that n steps make 2n − 1 calls. With churn each step first raises the noise level to
-    :math:`\hat\rho = \rho_i(1 + \min(\mathrm{churn}/n, \sqrt2 - 1))`, where :math:`s_{min} \le \rho_i \le s_{max}`, by
-    adding noise; never above the level at ``process.t_max``, which no network has seen.
+    :math:`\hat\rho = \rho_i(1 + \min(\mathrm{churn}/n, \sqrt2 - 1))`, where :math:`s_{\min} \le \rho_i \le s_{\max}`,
+    by adding noise; never above the level at ``process.t_max``, which no network has seen.
 
     Args:
         process: the network's, to which the times of ``times`` belong.
