@@ -20,8 +20,9 @@ def restore(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
 
 
 def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
-    """Leave out the fields of a named tuple, which its docstring describes: Python calls each an alias for a number."""
-    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+    """Leave out what others describe: Python the fields of a named tuple, which its docstring has, pydantic its own."""
+    alias = str(getattr(obj, "__doc__", "")).startswith("Alias for field number")
+    return True if alias or name == "model_config" else None
 
 
 def readable(

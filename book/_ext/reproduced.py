@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import record_tables as tables
 from docutils import nodes
@@ -102,7 +102,7 @@ class ReproducedDirective(_Reported):
         notes: dict[str, str] = {}
         for number in found:
             row = number.row
-            value = row["value"] + (f" ± {float(row['std']):g}" if row["std"] else "")
+            value = row["value"] + (f"\u00a0±\u00a0{float(row['std']):g}" if row["std"] else "")
             value += f" ({row['metric']})" if len(metrics) > 1 else ""
             targets: list[reported.Target | None] = [*number.targets] or [None]
             for target in targets:
@@ -118,8 +118,7 @@ class ReproducedDirective(_Reported):
                 if target is not None and target.differs:
                     notes[f"{target.cell.experiment}/{target.cell.name}"] = target.differs
         caption = f"{found[0].row['paper']}, {wanted}: {', '.join(metrics)}"
-        table = tables.build_table(caption, top, content, 2 + by_model)
-        table["classes"] = ["reported", "reproduced"]
+        table = with_words(tables.build_table(caption, top, content, 2 + by_model), top.index("ours"))
         behind = self.behind([target for number in found for target in number.targets])
         return [table, *behind, *differences(notes)]
 
@@ -133,6 +132,15 @@ class ReproducedDirective(_Reported):
         theirs = float(number.row["value"])
         texts = [f"{row['value'] - theirs:+.2f}".replace("-", "−"), f"{row['value'] / theirs:.3g}"]
         return [self.number(row), *([nodes.Text(text)] for text in (*texts, reported.verdict(number, row)))]
+
+
+def with_words(table: nodes.table, ours: int) -> nodes.table:
+    """A table whose columns from ``ours`` on hold words where a number is missing: they are set as text."""
+    table["classes"] = ["reported", "reproduced"]
+    for line in table.findall(nodes.row):
+        for entry in line.children[ours:]:
+            cast(nodes.entry, entry)["classes"] = []
+    return table
 
 
 def differences(notes: dict[str, str]) -> list[nodes.Node]:
@@ -162,9 +170,9 @@ class LeftOutDirective(_Reported):
                 found.append(nodes.paragraph(text=f"{entry.table}: {entry.reason}."))
                 continue
             content = [self.line(target) for target in targets]
-            table = tables.build_table(entry.table, ["sampler", "grid", "network", "calls", "ours"], content, 3)
-            table["classes"] = ["reported", "reproduced"]
-            found += [table, *self.behind(targets)]
+            top = ["sampler", "grid", "network", "calls", "ours"]
+            table = tables.build_table(entry.table, top, content, 3)
+            found += [with_words(table, top.index("ours")), *self.behind(targets)]
         return found
 
     def line(self, target: reported.Target) -> list[list[nodes.Node]]:

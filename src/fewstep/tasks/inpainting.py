@@ -2,7 +2,7 @@ r"""Inpainting and colorization: part of an image is known, and the sampler draw
 
 Before every network call at time t the known part of the state is replaced by the known image at that noise level,
 
-.. math:: x \leftarrow m \odot (\alpha_t x_{known} + \sigma_t z) + (1 - m) \odot x , \qquad z \sim N(0, I) ,
+.. math:: x \leftarrow m \odot (\alpha_t x_{\mathrm{known}} + \sigma_t z) + (1 - m) \odot x , \qquad z \sim N(0, I) ,
 
 and at the end by the known image itself: a hook of the executor, for any plan. The network sees the known part through
 its noisy version only, so the result is approximately, not exactly, distributed as the unknown part given the known

@@ -106,9 +106,9 @@ def hutchinson(model: Model, x: Tensor, t: Tensor, probes: Tensor) -> tuple[Tens
 
     Args:
         model: an ε-model.
-        x: shape (B, \\*shape).
+        x: shape (B, \*shape).
         t: shape (B,).
-        probes: the v, shape (n, B, \\*shape).
+        probes: the v, shape (n, B, \*shape).
 
     Returns:
         ε of the shape of ``x``, and shape (B, n).
