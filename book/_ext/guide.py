@@ -47,7 +47,7 @@ import record_tables as tables
 import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
-from records import _Records, _Table, notes, provenance, rows_of
+from record_pages import _Records, _Table, notes, provenance, rows_of
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole

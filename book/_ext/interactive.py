@@ -17,7 +17,7 @@ import json
 from typing import Any
 
 from docutils import nodes
-from records import _Records, rows_of
+from record_pages import _Records, rows_of
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 

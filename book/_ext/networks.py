@@ -12,7 +12,7 @@ from typing import Any
 
 import record_tables as tables
 from docutils import nodes
-from records import _Directive
+from record_pages import _Directive
 from sphinx.application import Sphinx
 
 from fewstep.models import declared, pins

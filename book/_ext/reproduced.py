@@ -25,8 +25,8 @@ from typing import Any, ClassVar
 import record_tables as tables
 from docutils import nodes
 from docutils.parsers.rst import directives
+from record_pages import _Directive, rows_of
 from record_tables import Row
-from records import _Directive, rows_of
 from sphinx.application import Sphinx
 
 from fewstep import reported, results
