@@ -27,7 +27,7 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from guide import Content
 from ledger import ByTest, Checker, Claim, Finding, Least, Ledger, Less, Order, Verdict, Within, combine, read
-from record_pages import _Table, address, command, notes, provenance
+from record_pages import Table, address, command, notes, provenance
 from record_tables import Row
 from sphinx import addnodes
 from sphinx.application import Sphinx
@@ -114,7 +114,7 @@ def outcome(findings: list[Finding]) -> Content:
     return content
 
 
-class ClaimsDirective(_Table):
+class ClaimsDirective(Table):
     """The claims of one paper, or the outcomes of all of them counted."""
 
     option_spec: ClassVar[dict[str, Callable[[str], Any]]] = {

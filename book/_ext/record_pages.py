@@ -53,7 +53,7 @@ def notes(env: Any) -> Notes:
     return env.records
 
 
-class _Records:
+class Records:
     """What roles and directives share: the records they read, and that the page depends on them."""
 
     env: Any
@@ -171,7 +171,7 @@ def provenance(records: list[results.Record], rows: list[Row], root: Path) -> no
     return nodes.paragraph("", f"{text} · ", nodes.literal(text=again), classes=["provenance"])
 
 
-class _Directive(SphinxDirective, _Records):
+class Directive(SphinxDirective, Records):
     """A directive whose mistakes fail the build; what a cell that was not run would show is no mistake."""
 
     def run(self) -> list[nodes.Node]:
@@ -191,7 +191,9 @@ class _Directive(SphinxDirective, _Records):
         """What the directive puts on the page."""
 
 
-class _Table(_Directive):
+class Table(Directive):
+    """A directive that shows numbers in a table, or says what to run where they were not measured."""
+
     option_spec: ClassVar[dict[str, Callable[[str], Any]]] = {
         "rows": directives.unchanged,
         "columns": directives.unchanged,

@@ -68,8 +68,8 @@ from dark_figures import pair
 from docutils import nodes
 from docutils.parsers.rst import directives
 from record_pages import (
-    _Records,
-    _Table,
+    Records,
+    Table,
     address,
     finish,
     merge,
@@ -90,7 +90,7 @@ from fewstep.errors import UserError, unknown
 from fewstep.provenance import ROOT
 
 
-class ResultRole(SphinxRole, _Records):
+class ResultRole(SphinxRole, Records):
     """One number, with its interval; it links to its table among all results, its title says where it is from."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
@@ -122,7 +122,7 @@ class ResultRole(SphinxRole, _Records):
         return tables.shown(row, digits), made, row
 
 
-class ResultsDirective(_Table):
+class ResultsDirective(Table):
     """A table of one metric of one experiment."""
 
     required_arguments = 1
@@ -147,7 +147,7 @@ class ResultsDirective(_Table):
         return [self.place(table), *rest]
 
 
-class PicturesDirective(_Table):
+class PicturesDirective(Table):
     """The image grids of an experiment, ``book/_static/<profile>/<solver>-<grid>-<budget>.png``."""
 
     required_arguments = 1
@@ -185,7 +185,7 @@ class PicturesDirective(_Table):
         return nodes.image(uri=f"/{path}", alt=alt)
 
 
-class DrawnDirective(_Table):
+class DrawnDirective(Table):
     """A figure of :mod:`fewstep.figures` that takes the records of one experiment."""
 
     required_arguments = 1
@@ -239,7 +239,7 @@ class DrawnDirective(_Table):
         return paths, cells
 
 
-class AllResultsDirective(_Table):
+class AllResultsDirective(Table):
     """A section for every profile, with a table for every metric of every experiment."""
 
     option_spec: ClassVar[dict[str, Callable[[str], Any]]] = {"digits": directives.positive_int}
@@ -288,7 +288,7 @@ def folded(found: list[nodes.Node], limit: int = 24) -> list[nodes.Node]:
     return [nodes.raw("", opening, format="html"), table, nodes.raw("", "</details>", format="html"), *rest]
 
 
-class ReportedDirective(_Table):
+class ReportedDirective(Table):
     """A table of numbers that a paper reports, each row with its source."""
 
     required_arguments = 1
