@@ -19,7 +19,8 @@ import pytest
 pytest.importorskip("myst_parser")
 
 import claims
-from claims import ByTest, Checker, Falling, Least, Less, Order, Verdict, Within
+import guide
+from ledger import ByTest, Checker, Falling, Least, Less, Order, Verdict, Within, combine, ends, less, read, within
 from scipy import stats
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -30,7 +31,7 @@ from fewstep.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
-LEDGER = claims.read(ROOT / "data" / "claims.yml")
+LEDGER = read(ROOT / "data" / "claims.yml")
 CHECKS = [(claim.id, check) for claim in LEDGER.claims for check in claim.checks]
 
 # --- the ledger of the project -----
@@ -60,7 +61,7 @@ def test_every_test_that_is_named_is_run_by_make_test():
 
 def test_every_link_to_a_test_has_its_place_in_the_book():
     page = (ROOT / "book/api/tests.md").read_text("utf-8")
-    shown = {f"tests/{path.name}" for path in claims.guide.mathematics(ROOT)}
+    shown = {f"tests/{path.name}" for path in guide.mathematics(ROOT)}
     shown |= set(re.findall(r"^```\{tests\} (tests/test_\w+\.py)$", page, re.MULTILINE))
     assert {check.test.partition("::")[0] for _, check in CHECKS if isinstance(check, ByTest)} <= shown
 
@@ -191,13 +192,13 @@ def row(value, half=None):
 
 
 def test_intervals_that_overlap_decide_nothing():
-    assert claims.less(row(1.0, 0.4), row(2.0, 0.4)) == Verdict.HOLDS
-    assert claims.less(row(1.0, 0.6), row(2.0, 0.6)) == claims.less(row(1.0), row(1.0)) == Verdict.OPEN
-    assert claims.less(row(2.0, 0.4), row(1.0)) == Verdict.FAILS
-    assert claims.within(row(1.0), row(1.4), 1.5) == claims.within(row(1.4), row(1.0), 1.5) == Verdict.HOLDS
-    assert claims.within(row(1.0, 0.2), row(1.4, 0.2), 1.5) == Verdict.OPEN
-    assert claims.within(row(1.0, 0.1), row(2.0, 0.1), 1.5) == Verdict.FAILS
-    assert claims.within(row(0.1, 0.2), row(0.1, 0.2), 100.0) == Verdict.OPEN  # either may be zero
+    assert less(row(1.0, 0.4), row(2.0, 0.4)) == Verdict.HOLDS
+    assert less(row(1.0, 0.6), row(2.0, 0.6)) == less(row(1.0), row(1.0)) == Verdict.OPEN
+    assert less(row(2.0, 0.4), row(1.0)) == Verdict.FAILS
+    assert within(row(1.0), row(1.4), 1.5) == within(row(1.4), row(1.0), 1.5) == Verdict.HOLDS
+    assert within(row(1.0, 0.2), row(1.4, 0.2), 1.5) == Verdict.OPEN
+    assert within(row(1.0, 0.1), row(2.0, 0.1), 1.5) == Verdict.FAILS
+    assert within(row(0.1, 0.2), row(0.1, 0.2), 100.0) == Verdict.OPEN  # either may be zero
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ def test_intervals_that_overlap_decide_nothing():
     ],
 )
 def test_checks_together(verdicts, together):
-    assert claims.combine(Verdict[name] for name in verdicts.split()) == Verdict[together]
+    assert combine(Verdict[name] for name in verdicts.split()) == Verdict[together]
 
 
 # --- a ledger in small -----
@@ -310,12 +311,12 @@ def test_seeds_of_several_cells_are_one_number(toy, book):
     checker = Checker(toy)
     (number,) = checker.number(at("ddim", 5))
     half = 4.302652730 / 3**0.5  # t of two degrees of freedom; the deviation of 20, 21, 22 is 1
-    assert claims.ends(number) == pytest.approx((21 - half, 21 + half))
+    assert ends(number) == pytest.approx((21 - half, 21 + half))
     assert checker.find(Less(kind="less", left=at("ddim", 5), right=at("rk4", 5))).verdict == Verdict.HOLDS
     # 6.3 ± 1.5 against 6 ± 1.
     assert checker.find(Less(kind="less", left=at("ddim", 10), right=at("rk4", 10))).verdict == Verdict.OPEN
     (one,) = checker.number("digits/toy/ddim solver=ddim nfe=5")
-    assert claims.ends(one) == (20, 20)
+    assert ends(one) == (20, 20)
     ledger(toy, f"{{kind: less, left: {at('ddim', 5)}, right: {at('rk4', 5)}}}")
     html = book(toy, "# Page\n\n```{claims}\n:paper: a\n```\n")
     assert "21.0 ± 2.5" in html.replace("\u00a0", " ")
@@ -361,7 +362,7 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path, content, says
     path = tmp_path / "claims.yml"
     path.write_text(content)
     with pytest.raises(UserError) as error:
-        claims.read(path)
+        read(path)
     assert says in str(error.value) and str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 

@@ -15,8 +15,8 @@ import pytest
 
 pytest.importorskip("myst_parser")
 
+import record_pages
 import record_tables as tables
-import records
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import docutils_namespace
@@ -165,7 +165,7 @@ def test_numbers_are_rounded_to_digits_and_intervals_to_the_same_place(value, ha
 def test_a_filter_splits_at_commas_outside_quotes():
     assert tables.parse_filter('a=1|2, "model=deep, VP", c = x') == {"a": ["1", "2"], "model": ["deep, VP"], "c": ["x"]}
     assert tables.parse_filter("") == {}
-    found = records.address('digits/toy/cell a=1  b=x\n "model=deep VP"')
+    found = record_pages.address('digits/toy/cell a=1  b=x\n "model=deep VP"')
     assert found == ("digits", "toy", {"cell": ["cell"], "a": ["1"], "b": ["x"], "model": ["deep VP"]})
     with pytest.raises(UserError, match="name=value is needed"):
         tables.parse_filter("a")

@@ -47,7 +47,7 @@ import record_tables as tables
 import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
-from records import _Records, _Table, notes, provenance, rows_of
+from record_pages import Records, Table, notes, provenance, rows_of
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
@@ -196,7 +196,7 @@ def to_test(path: str, name: str | None, docname: str, label: str | None = None)
     return node
 
 
-class TestRole(SphinxRole, _Records):
+class TestRole(SphinxRole, Records):
     """A link to a test."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
@@ -208,7 +208,7 @@ class TestRole(SphinxRole, _Records):
         return [to_test(path, name, self.env.docname)], []
 
 
-class TestsDirective(SphinxDirective, _Records):
+class TestsDirective(SphinxDirective, Records):
     """The tests of a file, each under an address of its own."""
 
     required_arguments = 1
@@ -246,7 +246,7 @@ class TestsDirective(SphinxDirective, _Records):
 # --- the field guide -----------------------------------------------------------------------------------------------
 
 
-class FieldGuide(_Table):
+class FieldGuide(Table):
     """A row for each registered solver."""
 
     required_arguments = 1
@@ -404,7 +404,7 @@ def least(rows: list[Row], budget: int) -> Row | None:
 # --- deviations ----------------------------------------------------------------------------------------------------
 
 
-class DeviationsDirective(_Table):
+class DeviationsDirective(Table):
     """All deviations, or the one that is named."""
 
     optional_arguments = 1

@@ -17,7 +17,7 @@ import json
 from typing import Any
 
 from docutils import nodes
-from records import _Records, rows_of
+from record_pages import Records, rows_of
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -25,7 +25,7 @@ from fewstep import explore, results
 from fewstep.errors import UserError, unknown
 
 
-class InteractiveDirective(SphinxDirective, _Records):
+class InteractiveDirective(SphinxDirective, Records):
     """Data and scripts of one interactive figure."""
 
     required_arguments = 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import record_tables as tables
 from docutils import nodes
-from records import _Directive
+from record_pages import Directive
 from sphinx.application import Sphinx
 
 from fewstep.models import declared, pins
@@ -20,7 +20,7 @@ from fewstep.models import declared, pins
 DIGITS = 12
 
 
-class NetworksDirective(_Directive):
+class NetworksDirective(Directive):
     """A table, a line for each network."""
 
     def content_nodes(self) -> list[nodes.Node]:

@@ -25,8 +25,8 @@ from typing import Any, ClassVar, cast
 import record_tables as tables
 from docutils import nodes
 from docutils.parsers.rst import directives
+from record_pages import Directive, rows_of
 from record_tables import Row
-from records import _Directive, rows_of
 from sphinx.application import Sphinx
 
 from fewstep import reported, results
@@ -44,7 +44,7 @@ def command(cell: results.Cell) -> str:
     return f"make experiments PROFILE={cell.profile} CELL={cell.experiment}/{cell.name}"
 
 
-class _Reported(_Directive):
+class _Reported(Directive):
     def run(self) -> list[nodes.Node]:
         self.env.note_dependency(str(self.root / "data" / "reported" / "reproduced.yml"))
         self.env.note_dependency(str(self.root / "workflow" / "experiments.yml"))

@@ -55,7 +55,7 @@ def _profiles() -> list[tuple[str, str]]:
 
 
 def _first_line(thing: Any) -> str:
-    """The first sentence of a docstring, without its markup."""
+    """The first paragraph of a docstring as one line, without its markup."""
     text = " ".join((thing.__doc__ or "").split("\n\n")[0].split())
     for mark in (":math:", ":func:", ":data:", "`"):
         text = text.replace(mark, "")
