@@ -83,8 +83,7 @@ def schedules(records: Records) -> Figure:
         plain_log(ax.yaxis)
         calls_axis(ax, sorted(distinct(rows, "nfe")))
     axes[0, 0].set_ylabel(METRICS["frechet_distance"])
-    for ax in axes[0]:
-        direct_labels(ax)
+    legend_below(figure, axes[0, 0], 4)
     return figure
 
 

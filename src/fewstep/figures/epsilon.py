@@ -33,7 +33,7 @@ def parametrisation(records: Records, step: int = 20, times: Sequence[int] = (90
         style = {**line(solver), "label": text}
         rows = rows_of(records, metric=metric)
         draw(left, [row for row in rows if row["step"] == step], "t", **style)
-        for t, alpha in zip(times, (1.0, 0.65, 0.35), strict=False):
+        for t, alpha in zip(times, (1.0, 0.75, 0.5), strict=False):
             more = {"label": f"t = {t}", "alpha": alpha}
             draw(right, [row for row in rows if row["t"] == t], "step", **{**style, **more})
     left.set(yscale="log", xlabel="time t at which the step begins", ylabel="RMS error of one step")

@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator
 
 from ..results import METRICS
 from ..solvers import SOLVERS
-from .axes import calls_axis, direct_labels, draw, legend_below, new_figure, plain_log
+from .axes import calls_axis, draw, legend_below, new_figure, plain_log
 from .rows import Records, distinct, rows_of
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, RED, line
 
@@ -19,7 +19,7 @@ __all__ = ["METHODS", "guidance", "inpainting", "inverse", "likelihood"]
 def likelihood(records: Records) -> Figure:
     """Mean error of the log-density in bits per dimension against network calls, a panel for each problem.
 
-    Plans in the colours of their solvers; RK45 is black, solid in t and dashed in ρ. The dotted line is at 0.01 bits.
+    Plans in the colours of their solvers; RK45 is grey, solid in t and dashed in ρ. The dotted line is at 0.01 bits.
 
     Args:
         records: of the experiment ``likelihood``.
@@ -34,7 +34,7 @@ def likelihood(records: Records) -> Figure:
     for ax, problem in zip(axes[0], problems, strict=True):
         here = [row for row in rows if row["problem"] == problem]
         for solver, grid in dict.fromkeys((row["solver"], row["grid"]) for row in here):
-            adaptive = {"color": "k", "marker": ".", "linestyle": "-" if grid == "in t" else "--"}
+            adaptive = {"color": GREY, "marker": "x", "linestyle": "-" if grid == "in t" else "--"}
             style = {**adaptive, "label": f"RK45 {grid.replace('rho', 'ρ')}"} if solver == "rk45" else line(solver)
             draw(ax, [row for row in here if (row["solver"], row["grid"]) == (solver, grid)], "nfe", **style)
         ax.axhline(0.01, color="k", linestyle=":", linewidth=1)
@@ -47,9 +47,9 @@ def likelihood(records: Records) -> Figure:
 
 METHODS = {
     "replacement": ("replacement", BLUE, "o"),
-    "resampled": ("replacement, resampled", GREEN, "s"),
-    "projected": ("projected denoiser", ORANGE, "^"),
-    "posterior": ("posterior gradient", RED, "D"),
+    "resampled": ("resampling", GREEN, "s"),
+    "projected": ("projection", ORANGE, "^"),
+    "posterior": ("posterior sampling", RED, "D"),
 }
 """How inpainting uses the known pixels: in words, colour and marker."""
 
@@ -82,7 +82,7 @@ def inpainting(records: Records) -> Figure:
                 style = {"marker": shape, "color": tint, "label": f"{text}, {nfe} calls"}
                 thin = {} if strong else {"linestyle": ":", "linewidth": 1.0, "markerfacecolor": "none"}
                 draw(ax, [row for row in chosen if row["nfe"] == nfe], "known", strong, **style, **thin)
-        ax.set(title=title, xlabel="fraction known", ylim=(0, None))
+        ax.set(title=title, xlabel="fraction known", xticks=distinct(rows, "known"), ylim=(0, None))
     legend_below(figure, axes[0, 0], 4)
     return figure
 
@@ -127,8 +127,7 @@ def guidance(records: Records) -> Figure:
     for top, bottom, title in zip(axes[0], axes[-1], panels.values(), strict=True):
         top.set_title(title)
         bottom.set_xlabel("guidance weight")
-    for ax in axes[:, 3]:
-        direct_labels(ax)
+    legend_below(figure, axes[0, 3], 4)
     return figure
 
 
