@@ -83,7 +83,7 @@ def schedules(records: Records) -> Figure:
         plain_log(ax.yaxis)
         calls_axis(ax, sorted(distinct(rows, "nfe")))
     axes[0, 0].set_ylabel(METRICS["frechet_distance"])
-    legend_below(figure, axes[0, 0], 4)
+    legend_below(figure, 4)
     return figure
 
 
@@ -105,7 +105,7 @@ def time_grids(records: Records) -> Figure:
             ax.plot([row["value"] for row in chosen], at, **{**line(name), "linestyle": "none"})
         plain_log(ax.xaxis)
         ax.set_yticks(range(len(grids)), [""] * len(grids) if place else grids)
-    legend_below(figure, ax)
+    legend_below(figure)
     return figure
 
 
@@ -128,5 +128,5 @@ def ingredients(records: Records) -> Figure:
                 draw(ax, chosen, "nfe", False, **style)
         plain_log(ax.yaxis) if name == "network" else ax.set_yscale("log")
         calls_axis(ax, sorted(distinct(rows, "budget")))
-    legend_below(figure, ax, 3)
+    legend_below(figure, 3)
     return figure

@@ -82,10 +82,13 @@ def draw(ax: Axes, rows: list[dict[str, Any]], x: str, interval: bool = True, **
         ax.fill_between(at, low, high, color=drawn.get_color(), alpha=0.12, linewidth=0)
 
 
-def legend_below(figure: Figure, ax: Axes, columns: int | None = None) -> None:
-    """The legend of one panel below all panels, in so many columns; by default in one row."""
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns or len(labels))
+def legend_below(figure: Figure, columns: int | None = None) -> None:
+    """One legend for all panels, below them, in so many columns; by default in one row."""
+    found: dict[str, Any] = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns or len(found))
 
 
 def direct_labels(ax: Axes) -> None:

@@ -41,7 +41,7 @@ def likelihood(records: Records) -> Figure:
         ax.set(title=titles[problem], yscale="log", ylim=(1e-6, 10))
         calls_axis(ax, (10, 30, 100, 300))
     axes[0, 0].set_ylabel("error, bits per dimension")
-    legend_below(figure, axes[0, 0], 3)
+    legend_below(figure, 3)
     return figure
 
 
@@ -83,7 +83,7 @@ def inpainting(records: Records) -> Figure:
                 thin = {} if strong else {"linestyle": ":", "linewidth": 1.0, "markerfacecolor": "none"}
                 draw(ax, [row for row in chosen if row["nfe"] == nfe], "known", strong, **style, **thin)
         ax.set(title=title, xlabel="fraction known", xticks=distinct(rows, "known"), ylim=(0, None))
-    legend_below(figure, axes[0, 0], 4)
+    legend_below(figure, 4)
     return figure
 
 
@@ -127,7 +127,7 @@ def guidance(records: Records) -> Figure:
     for top, bottom, title in zip(axes[0], axes[-1], panels.values(), strict=True):
         top.set_title(title)
         bottom.set_xlabel("guidance weight")
-    legend_below(figure, axes[0, 3], 4)
+    legend_below(figure, 4)
     return figure
 
 
@@ -170,5 +170,5 @@ def inverse(records: Records) -> Figure:
                 draw(ax, same, column, **style)
         ax.set(xlabel=text, ylim=(0, None))
     axes[0, 0].set_ylabel(METRICS["pixel_error"])
-    legend_below(figure, axes[0, 0], 2)
+    legend_below(figure, 2)
     return figure
