@@ -51,6 +51,9 @@ cifar10:
     cells:
       ddim: {solvers: {ddim: [quadratic]}}
       ge: {solvers: {ge: [log-linear]}}
+  ideal_error:
+    cells:
+      ddim: {solvers: {ddim: [quadratic], fon: [uniform]}, budgets: [5], reference_calls: 40, samples: 3}
   trajectories:
     cells:
       ddim:
@@ -130,6 +133,7 @@ def test_cut_short_and_taken_up_again(clone):
         *(
             "fd_cifar/ddim",
             "fd_cifar/sweep",
+            "ideal_error/ddim",
             "ode_error/ddim",
             "ode_error/ge",
             "samples/grids",
