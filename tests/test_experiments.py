@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fewstep import exact, models, noise, plan, results, run, schedules, shards, solvers
 from fewstep.models import checkpoints
@@ -176,3 +177,36 @@ def test_other_processes_sees_states_of_unit_variance(toy):
     again = np.mean([shards.frechet_distance(one, names["known"]) for one in drawn])
     assert row["value"] == pytest.approx(again, rel=0.01)
     assert seen[0] == pytest.approx(50, rel=0.05)
+
+
+def test_the_ideal_denoisers_error_is_that_of_the_exact_problem(toy, tmp_path, monkeypatch):
+    # Few images that are near to each other: of twenty starts some end on another one.
+    for number, name in enumerate("abcdefghij"):
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        for shade in range(3):
+            grey = Image.new("RGB", (32, 32), (128 + number, 128 + 4 * shade, 128))
+            grey.save(folder / f"{shade}.png")
+    monkeypatch.setenv("FEWSTEP_DATA", str(tmp_path / "images"))
+    asked = {"ddim": ["quadratic"], "ge": ["log-linear"], "fon": ["uniform"]}  # FON needs 13 calls
+    names, record = toy("ideal_error", solvers=asked, samples=20, budgets=[6, 12], reference_calls=400)
+    law, images = names["law"], names["images"].double()
+    assert images.shape == (30, 3, 32, 32)
+    problem = exact.IdealDenoiser(images, law)
+    rows = [row for row in results.table([record]) if row.get("of") is None]
+    assert {(row["solver"], row["budget"]) for row in rows} == {("ddim", 6), ("ddim", 12), ("ge", 6), ("ge", 12)}
+    for solver, grid, budget in (("ddim", "quadratic", 6), ("ge", "log-linear", 12)):
+        found = {row["metric"]: row for row in rows if (row["solver"], row["budget"]) == (solver, budget)}
+        sampler = solvers.build(solver, law, budget, grid)
+        start = sampler.prior_std * names["start"]
+        assert found["ideal_error"]["value"] == pytest.approx(exact.error(sampler, problem, start), rel=1e-3)
+        end = run.sample(sampler, problem, start, dtype=torch.float64)
+        true = exact.solution(problem, start, float(sampler.times[0]), law.t_end)
+        same = exact.projection(images, end)[0] == exact.projection(images, true)[0]
+        assert 0 < found["same_image"]["value"] == same.flatten(1).all(1).double().mean().item() < 1
+        each = (end - true).flatten(1).square().mean(1).sqrt()
+        assert found["median_error"]["value"] == pytest.approx(each.median().item(), rel=1e-3, abs=1e-6)
+        for metric in ("ideal_error", "same_image"):
+            assert found[metric]["low"] <= found[metric]["value"] <= found[metric]["high"]
+    for row in results.table([record], of="the reference", metric="ideal_error"):
+        assert row["value"] < 1e-4

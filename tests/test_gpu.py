@@ -49,6 +49,9 @@ cifar10:
     cells:
       ddim: {solvers: {ddim: [quadratic]}}
       ge: {solvers: {ge: [log-linear]}}
+  ideal_error:
+    cells:
+      ddim: {solvers: {ddim: [quadratic], fon: [uniform]}, budgets: [5], reference_calls: 40, samples: 3}
   trajectories:
     cells:
       ddim:
@@ -132,6 +135,7 @@ def test_cut_short_and_taken_up_again(clone):
             "encoding/ddim",
             "fd_cifar/ddim",
             "fd_cifar/sweep",
+            "ideal_error/ddim",
             "ode_error/ddim",
             "ode_error/ge",
             "samples/grids",

@@ -21,6 +21,10 @@ METRICS: dict[str, str] = {
     "error": "error to the exact solution",
     "ode_error": "RMS error per pixel to the solution of the network's ODE",
     "feature_error": "mean distance of features to those of the solution of the network's ODE",
+    "ideal_error": "RMS error per pixel to the solution of the ideal denoiser's ODE",
+    "median_error": "median over the starts of the RMS error per pixel to the solution",
+    "same_image": "share of starts that end at the same training image as the solution",
+    "level": "noise level ρ",
     "order": "fitted order of convergence",
     "score_error": "error of the score parametrisation",
     "eps_error": "error of the ε parametrisation",
@@ -64,6 +68,10 @@ TOLERANCE: dict[str, tuple[float, float] | None] = {
     "error": _EXACT,
     "ode_error": _NETWORK,
     "feature_error": _NETWORK,
+    "ideal_error": (0.1, 1e-3),
+    "median_error": _NETWORK,
+    "same_image": (0.0, 0.05),
+    "level": _NETWORK,
     "order": (0.0, 1e-3),
     "score_error": _EXACT,
     "eps_error": _EXACT,
@@ -98,8 +106,9 @@ TOLERANCE: dict[str, tuple[float, float] | None] = {
 Float64 computations repeat to rounding (another processor's or BLAS's last bits, amplified by the steps): 1e-6, with an
 absolute floor where an error reaches rounding itself. Float32 networks differ in the order of their sums between
 machines, and a Fréchet distance of samples passes that on: 3 %. Counts over samples (precision, recall) may move by
-a few samples. A shard states its seconds in its header, whose length moves with their digits: 64 bytes. What rounding
-to fewer bits changes is not compared, since it depends on the processor; nor are wall times, rates and memory.
+a few samples; so may the starts that end at another training image, and the error with them. A shard states its
+seconds in its header, whose length moves with their digits: 64 bytes. What rounding to fewer bits changes is not
+compared, since it depends on the processor; nor are wall times, rates and memory.
 """
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
