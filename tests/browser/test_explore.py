@@ -128,17 +128,15 @@ def test_families_are_switched_and_points_are_read_by_pointer_and_keys(opened):
 
 
 def test_each_control_answers_within_50_ms(opened):
-    """The median of nine settings, of each the best of three: other work on the machine only adds."""
+    """The median of nine: other work on the machine is no fault of the page."""
     took = opened.evaluate(
         """() => [...document.querySelectorAll(".explore input, .explore select")].map((control) => {
              const times = Array.from({ length: 9 }, (_, i) => {
                if (control.type === "range") control.value = i % (1 + +control.max);
                else control.selectedIndex = i % control.options.length;
-               return Math.min(...Array.from({ length: 3 }, () => {
-                 const start = performance.now();
-                 control.dispatchEvent(new Event("input"));
-                 return performance.now() - start;
-               }));
+               const start = performance.now();
+               control.dispatchEvent(new Event("input"));
+               return performance.now() - start;
              });
              return times.sort((a, b) => a - b)[4];
            })"""
