@@ -399,6 +399,20 @@ def test_intervals_are_compared_and_wall_times_are_not():
     assert [change.field for change in results.compare([old], [new]).changes] == ["high"]
 
 
+def test_a_network_in_bfloat16_may_move_within_its_interval():
+    def distance(value, network, shift=0.0):
+        settings = {"network": network}
+        ends = {"low": 4.0 + shift, "high": 8.0 + shift}
+        return record([measurement(metric="frechet_distance", value=value, settings=settings, **ends)])
+
+    def moved(network, value, shift):
+        return [c.field for c in results.compare([distance(6.0, network)], [distance(value, network, shift)]).changes]
+
+    assert moved("bfloat16", 7.9, 1.9) == []
+    assert moved("bfloat16", 8.1, 2.1) == ["value", "low", "high"]
+    assert moved("float32", 6.3, 0.3) == ["value", "low", "high"]
+
+
 # --- shards --------------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -91,6 +92,9 @@ def experiments(
     if not stale or dry_run:
         return 0
     config = {"profile": profile, "out": str(out), "work": str(work), "timed": "no" if every else "yes"}
+    # The longest first, so that none is left alone at the end; what nothing is known of may be long.
+    needs = sorted(outlook.needs, key=lambda need: -(need.seconds or math.inf))
+    config["order"] = " ".join(f"{need.cell.experiment}/{need.cell.name}" for need in needs)
     if shards:
         config["shards"] = str(shards)
     if only:

@@ -112,7 +112,8 @@ def draw_families(
 def _panels(solvers: Sequence[str] | None, rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Which solvers go into which panel.
 
-    A solver of no family, such as one that a reader has added, goes into a panel of such.
+    A solver of no family, such as one that a reader has added, goes into a panel of such. A panel that shows only what
+    others have shown is left out.
     """
     measured = distinct(rows, "solver")
     if solvers is not None:
@@ -121,9 +122,14 @@ def _panels(solvers: Sequence[str] | None, rows: list[dict[str, Any]]) -> dict[s
         return {"": [name for name in solvers if name in measured]}
     if set(measured) == {"ddim"}:
         return {"": ["ddim"]}
-    panels = {title: [name for name in names if name in measured] for title, names in FAMILIES.items()}
-    panels["others"] = [name for name in measured if not any(name in names for names in FAMILIES.values())]
-    return {title: names for title, names in panels.items() if set(names) - {"ddim"}}
+    families = {title: [name for name in names if name in measured] for title, names in FAMILIES.items()}
+    families["others"] = [name for name in measured if not any(name in names for names in FAMILIES.values())]
+    panels, shown = {}, {"ddim"}
+    for title, names in families.items():
+        if set(names) - shown:
+            panels[title] = names
+            shown |= set(names)
+    return panels
 
 
 def own_grid(solver: str, measured: Sequence[str]) -> str:

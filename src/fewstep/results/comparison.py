@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .record import TOLERANCE, Record, key_of, words_of
+from .record import TOLERANCE, Measurement, Record, key_of, words_of
 
 __all__ = ["Change", "Comparison", "compare"]
 
@@ -20,6 +20,7 @@ class Change(NamedTuple):
     field: str
     old: float | None
     new: float | None
+    tolerance: tuple[float, float]
 
     def __str__(self) -> str:
         what = f"{self.record} {words_of(self.coordinates)} {self.field}:"
@@ -27,7 +28,7 @@ class Change(NamedTuple):
             return f"{what} {self.old:.9g} → missing"
         if self.old is None:
             return f"{what} missing → {self.new:.9g}"
-        relative, absolute = TOLERANCE[self.coordinates["metric"]] or (math.inf, math.inf)
+        relative, absolute = self.tolerance
         return f"{what} {self.old:.9g} → {self.new:.9g} (tolerance {relative:g} relative, {absolute:g} absolute)"
 
 
@@ -42,30 +43,38 @@ class Comparison:
 def compare(committed: Iterable[Record], fresh: Iterable[Record]) -> Comparison:
     """Compares every number of two sets of records, intervals too.
 
-    Each may move within the :data:`~fewstep.results.record.TOLERANCE` of its metric.
+    Each may move within the :data:`~fewstep.results.record.TOLERANCE` of its metric; one of a network in bfloat16, by
+    half the width of its committed interval too.
     """
     old, new = _numbers(committed), _numbers(fresh)
     changes = []
     for place in [*old, *(place for place in new if place not in old)]:
-        name, coordinates, which = (old.get(place) or new[place])[:3]
+        name, measurement, which, _ = old.get(place) or new[place]
         before = old[place][3] if place in old else None
         after = new[place][3] if place in new else None
-        relative, absolute = TOLERANCE[coordinates["metric"]] or (math.inf, math.inf)
+        relative, absolute = _tolerance(measurement)
         if before is None or after is None or not math.isclose(before, after, rel_tol=relative, abs_tol=absolute):
-            changes.append(Change(name, coordinates, which, before, after))
+            changes.append(Change(name, measurement.coordinates, which, before, after, (relative, absolute)))
     return Comparison(len(old.keys() | new.keys()), changes)
 
 
-def _numbers(records: Iterable[Record]) -> dict[str, tuple[str, dict[str, Any], str, float]]:
+def _tolerance(measurement: Measurement) -> tuple[float, float]:
+    relative, absolute = TOLERANCE[measurement.metric] or (math.inf, math.inf)
+    if measurement.settings.get("network") == "bfloat16" and measurement.low is not None:
+        assert measurement.high is not None
+        absolute = max(absolute, (measurement.high - measurement.low) / 2)
+    return relative, absolute
+
+
+def _numbers(records: Iterable[Record]) -> dict[str, tuple[str, Measurement, str, float]]:
     found = {}
     for record in records:
         for measurement in record.measurements:
             if TOLERANCE[measurement.metric] is None:
                 continue
-            coordinates = measurement.coordinates
             for which in ("value", "low", "high"):
                 number = getattr(measurement, which)
                 if number is not None:
-                    place = key_of({"record": record.name, "field": which, **coordinates})
-                    found[place] = (record.name, coordinates, which, number)
+                    place = key_of({"record": record.name, "field": which, **measurement.coordinates})
+                    found[place] = (record.name, measurement, which, number)
     return found

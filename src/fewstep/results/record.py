@@ -21,9 +21,9 @@ METRICS: dict[str, str] = {
     "error": "error to the exact solution",
     "ode_error": "RMS error per pixel to the solution of the network's ODE",
     "feature_error": "mean distance of features to those of the solution of the network's ODE",
-    "ideal_error": "RMS error per pixel to the solution of the ideal denoiser's ODE",
-    "median_error": "median over the starts of the RMS error per pixel to the solution",
-    "same_image": "share of starts that end at the same training image as the solution",
+    "ideal_error": "RMS error per pixel, ideal denoiser",
+    "median_error": "median over the starts of the RMS error per pixel",
+    "same_image": "share of starts on the right image",
     "level": "noise level ρ",
     "order": "fitted order of convergence",
     "score_error": "error of the score parametrisation",
@@ -108,7 +108,9 @@ absolute floor where an error reaches rounding itself. Float32 networks differ i
 machines, and a Fréchet distance of samples passes that on: 3 %. Counts over samples (precision, recall) may move by
 a few samples; so may the starts that end at another training image, and the error with them. A shard states its
 seconds in its header, whose length moves with their digits: 64 bytes. What rounding to fewer bits changes is not
-compared, since it depends on the processor; nor are wall times, rates and memory.
+compared, since it depends on the processor; nor are wall times, rates and memory. For the same reason a distance of the
+samples of a network in bfloat16 may move by half the width of its interval over the seeds too: two kinds of processor
+moved the ends of such intervals by up to a fifth of that.
 """
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
