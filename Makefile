@@ -59,8 +59,8 @@ gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(STAMP))  ## profile cifar10 on
 	$(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(MAKE) book)
 	@exit $$(cat _build/gpu.code)
 
-check: $(STAMP)  ## run all experiments of PROFILE anew and compare each number with the committed record
-	@$(BIN)/python workflow/run.py check "$$PROFILE" $(RUN_OPTIONS)
+check: $(STAMP)  ## run all experiments of PROFILE anew and compare each number with the committed record (CELL=..., PART=1/2: half of them)
+	@$(BIN)/python workflow/run.py check "$$PROFILE" $(if $(CELL),--cell="$$CELL") $(if $(PART),--part=$(PART)) $(RUN_OPTIONS)
 
 bench: $(STAMP)  ## time the executor beside the schedulers of diffusers
 	$(BIN)/python benchmarks/executor.py

@@ -1,8 +1,12 @@
+import os
 import sys
 
 import torch
 
-# Two threads for tensors this small cost more than they bring.
+# Two threads for tensors this small cost more than they bring, the more so where several processes share the cores: the
+# tests run side by side and start others.
+for library in ("OMP", "MKL", "OPENBLAS"):
+    os.environ[f"{library}_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 

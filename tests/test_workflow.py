@@ -167,6 +167,16 @@ def test_missing_and_stale_cells_are_run_and_a_failed_one_keeps_its_notebook(clo
     assert records(clone, "_build/check/digits/results").keys() == {"ddim", "deis"}
     assert "0.2001" in path.read_text()
 
+    # One of two halves of the cells: each cell is in one of them.
+    endings = []
+    for part in ("1/2", "2/2"):
+        code, out, err = run(clone, "check", "digits", "--part", part)
+        assert "1 of 1 cells to run" in out, err
+        endings.append((code, out.splitlines()[-1]))
+    assert sorted(endings) == [(0, "2 numbers compared, 0 moved"), (1, "2 numbers compared, 1 moved")]
+    code, _, err = run(clone, "check", "digits", "--part", "3/2")
+    assert code == 2 and err == "error: argument --part: '3/2' is not K/N with 1 ≤ K ≤ N\n"
+
 
 def test_a_users_mistake_in_a_notebook_is_one_line_and_leaves_nothing(clone):
     save_notebook(clone, PARAMETERS, "from fewstep.errors import NotAtHandError\nraise NotAtHandError('put it there')")

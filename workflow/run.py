@@ -4,6 +4,7 @@
                        ... PROFILE --cell NAME    only this one, EXPERIMENT/CELL, or all of EXPERIMENT; may be repeated
                        ... PROFILE --force        also those whose record is as it should be
     python workflow/run.py check PROFILE          run every cell into a scratch folder, compare the numbers
+                       ... PROFILE --part K/N     only the K-th of N parts of the cells; or --cell as above
     python workflow/run.py train PROFILE          run the notebook that trains the profile's networks
 
 `experiments` and `check` start Snakemake, which runs the cells as jobs of one thread each: `--executor local` on this
@@ -233,14 +234,15 @@ def check(
     jobs: int | None = None,
     shards: int | None = None,
     dry_run: bool = False,
+    only: Collection[str] = (),
 ) -> int:
-    """Runs every cell of a profile anew and compares each number with the committed record. Returns the exit code.
+    """Runs cells of a profile anew and compares each number with the committed record. Returns the exit code.
 
     Cells that measure the time of a machine are left out.
 
     The arguments are those of :func:`experiments`.
     """
-    planned = results.cells(profile, timed=False)
+    planned = results.cells(profile, timed=False, only=only)
     scratch = BUILD / "check" / profile
     if not dry_run:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -253,17 +255,28 @@ def check(
         work=scratch,
         every=True,
         dry_run=dry_run,
+        only=only,
     )
     if dry_run or failed == 2:
         return failed
-    names = dict.fromkeys(cell.experiment for cell in planned)
-    committed = [record for name in names for record in results.load(profile, name)]
-    fresh = [record for name in names for record in results.load(profile, name, scratch / "results")]
+    names, wanted = dict.fromkeys(cell.experiment for cell in planned), {f"{profile}/{cell}" for cell in only}
+    committed, fresh = (
+        [one for name in names for one in results.load(profile, name, folder) if not only or one.name in wanted]
+        for folder in (results.RESULTS, scratch / "results")
+    )
     comparison = results.compare(committed, fresh)
     for change in comparison.changes:
         print(change)
     print(f"{comparison.compared} numbers compared, {len(comparison.changes)} moved")
     return 1 if failed or comparison.changes else 0
+
+
+def share(profile: str, part: tuple[int, int]) -> list[str]:
+    """The k-th of n parts of the cells of a check: every n-th, from the longest to the shortest by their records."""
+    cells = results.cells(profile, timed=False)
+    took = {past.cell.path(): past.seconds for past in preflight.past(cells, [results.RESULTS])}
+    longest_first = sorted(cells, key=lambda cell: -took.get(cell.path(), math.inf))
+    return [f"{cell.experiment}/{cell.name}" for cell in longest_first[part[0] - 1 :: part[1]]]
 
 
 def train(profile: str) -> int:
@@ -296,8 +309,11 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("profile", help="a profile of workflow/experiments.yml")
-        if name == "experiments":
+        if name != "train":
             command.add_argument("--cell", action="append", default=[], help="only EXPERIMENT/CELL, or EXPERIMENT")
+        if name == "check":
+            command.add_argument("--part", type=run_cell.part_of, metavar="K/N", help="only this part of the cells")
+        if name == "experiments":
             command.add_argument("--force", action="store_true", help="measure anew what has a record, too")
         if name != "train":
             command.add_argument("--executor", default="local", help="a folder of workflow/profiles (default local)")
@@ -318,9 +334,13 @@ def main(arguments: list[str] | None = None) -> int:
                         f"profile {smoke.PROFILE} keeps no records and runs anew each time; without FORCE=1"
                     )
                 return smoke.run(options.cell, jobs=options.jobs, dry_run=options.dry_run)
-            how["only"] = named(options.profile, options.cell)
-            if options.force:
-                return again(options.profile, **how)
+        how["only"] = named(options.profile, options.cell)
+        if options.command == "experiments" and options.force:
+            return again(options.profile, **how)
+        if options.command == "check" and options.part:
+            if options.cell:
+                raise UserError("--cell and --part exclude each other")
+            how["only"] = share(options.profile, options.part)
         return {"experiments": experiments, "check": check}[options.command](options.profile, **how)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

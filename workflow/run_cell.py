@@ -244,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=BUILD, help="folder of shards")
     parser.add_argument("--threads", type=int, help="threads of the numerical libraries")
     parser.add_argument("--devices", help="GPUs, with commas between them: take one that is free, and see no other")
-    parser.add_argument("--part", type=_part, metavar="K/N", help="draw this part of the samples only")
+    parser.add_argument("--part", type=part_of, metavar="K/N", help="draw this part of the samples only")
     options: Any = parser.parse_args(arguments)
     die_with_parent()
     warnings.filterwarnings("ignore", category=UserWarning, module="papermill")
@@ -268,7 +268,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _part(text: str) -> tuple[int, int]:
+def part_of(text: str) -> tuple[int, int]:
+    """Reads ``K/N`` on a command line: the K-th of N parts, K from 1."""
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
     if not found or int(found[1]) > int(found[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is not K/N with 1 ≤ K ≤ N")
