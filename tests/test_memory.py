@@ -14,6 +14,7 @@ from fewstep import inception, metrics, models, papers, provenance, results
 from fewstep.errors import UserError
 from fewstep.models import zoo
 from fewstep.noise import normal
+from fewstep.tasks.likelihood import bits_of_images
 
 __all__ = ["toy"]  # the fixture
 
@@ -129,6 +130,14 @@ def test_the_mean_square_of_epsilon_is_the_same(monkeypatch, capsys):
     measure = lambda: papers.mean_square(model, known, times, batch=7)  # noqa: E731
     wide, narrow = whole_and_tight(monkeypatch, capsys, type(model), "forward", measure, 7)
     np.testing.assert_allclose(narrow, wide, rtol=1e-6)
+
+
+@pytest.mark.parametrize("how", [{"solver": "deis-tab1", "nfe": 4}, {"solver": "rk45", "tolerance": 1e-5}], ids=str)
+def test_the_bits_of_images_are_the_same(monkeypatch, capsys, how):
+    model, images = exact(), torch.randint(0, 256, (7, *SHAPE), generator=torch.Generator().manual_seed(0)) / 127.5 - 1
+    measure = lambda: bits_of_images(model.process, model, images, batch_size=7, **how)[0]  # noqa: E731
+    wide, narrow = whole_and_tight(monkeypatch, capsys, type(model), "forward", measure, 7)
+    torch.testing.assert_close(narrow, wide, rtol=1e-4, atol=0)  # images that share their steps share RK45's error
 
 
 def test_a_network_is_found_sane_by_the_same_errors(monkeypatch, capsys):

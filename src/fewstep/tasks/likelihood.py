@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from ..noise import normal, uniform_bits
 from ..plan import Plan
 from ..run import Model, sample
 from ..schedules import Process
+from ..shards import in_batches
 from .encoding import check_direction, check_images, data_time, encoder, mirrored
 
 __all__ = [
@@ -369,7 +370,8 @@ def bits_of_images(
         divergence: a name in :data:`DIVERGENCES`.
         probes: random vectors per image.
         seed: of the dequantisation and of the probes.
-        batch_size: images per network call; with ``rk45``, also how many share their steps.
+        batch_size: images per network call, as long as the memory suffices; with ``rk45``, also how many share their
+            steps.
 
     Returns:
         The bits of each image, shape (B,), and the number of network calls (the largest of any batch).
@@ -385,25 +387,18 @@ def bits_of_images(
     alpha = float(process.alpha(t_data))
     noisy = alpha * dequantised(images, levels, seed=seed)
     plan = None if solver == "rk45" else encoder(solver, process, nfe, grid, t_data=t_data)
-    found, calls, d = [], 0, images[0].numel()
-    for numbers in torch.arange(len(images)).split(batch_size):
-        x, ids = noisy[numbers[0] : numbers[-1] + 1], numbers
+    d = images[0].numel()
+    calls: list[int] = []
+
+    def work(start: int, stop: int) -> Tensor:
+        x = noisy[start:stop]
+        how: dict[str, Any] = {"divergence": divergence, "probes": probes, "seed": seed, "ids": range(start, stop)}
         if plan is None:
-            given = log_likelihood_rk45(
-                process,
-                model,
-                x,
-                t_data=t_data,
-                rtol=tolerance,
-                atol=tolerance,
-                in_rho=True,
-                divergence=divergence,
-                probes=probes,
-                seed=seed,
-                ids=ids,
-            )
+            error: dict[str, Any] = {"rtol": tolerance, "atol": tolerance, "in_rho": True}
+            given = log_likelihood_rk45(process, model, x, t_data=t_data, **error, **how)
         else:
-            given = log_likelihood(process, plan, model, x, divergence=divergence, probes=probes, seed=seed, ids=ids)
-        calls = max(calls, given.nfe)
-        found.append(bits_per_dimension(given.log_p + d * math.log(alpha), d, levels).cpu())
-    return torch.cat(found), calls
+            given = log_likelihood(process, plan, model, x, **how)
+        calls.append(given.nfe)
+        return bits_per_dimension(given.log_p + d * math.log(alpha), d, levels).cpu()
+
+    return torch.cat(list(in_batches(work, 0, len(images), batch_size))), max(calls)
