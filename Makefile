@@ -83,6 +83,7 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/mypy
 
 book-strict: $(STAMP)  ## render everything anew to _build/strict; any warning or failed cell is an error
+	rm -rf $(STRICT_SITE)
 	$(JUPYTER_BOOK) --path-output _build/strict --all -W -n --keep-going
 
 pdf: $(STAMP)  ## print the whole book to _build/book.pdf, by Chromium or Chrome (FEWSTEP_CHROMIUM=...)

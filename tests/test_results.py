@@ -221,6 +221,26 @@ def test_code_parameters_and_weights_change_a_key(toy):
     assert len(set(keys)) == len(keys)
 
 
+def test_what_a_papers_network_is_changes_the_keys_of_its_cells_only(toy):
+    """Its record, less what is only said about it, and what it is pinned to."""
+    one = "models:\n  one: {title: One, prediction: epsilon}\n"
+    models, lock = toy / "data/models.yml", toy / "data/models.lock.json"
+    found = [(key(toy, network="one"), key(toy, network="two"))]
+    for file, text in [
+        (models, one),
+        (models, one.replace("One", "The first")),
+        (models, one.replace("epsilon", "score")),
+        (lock, json.dumps({"one": {"sha256": {"file": "ab"}}})),
+        (lock, json.dumps({"one": {"sha256": {"file": "cd"}}})),
+    ]:
+        file.write_text(text)
+        found.append((key(toy, network="one"), key(toy, network="two")))
+    ones, twos = zip(*found, strict=True)
+    assert ones[1] == ones[2] and len(set(ones)) == 5
+    assert len(set(twos)) == 1
+    assert key(toy) not in twos
+
+
 def test_imports_are_followed_through_modules_and_functions(toy):
     source = toy / "src/fewstep"
     (source / "deep").mkdir()

@@ -174,8 +174,11 @@ def test_missing_and_stale_cells_are_run_and_a_failed_one_keeps_its_notebook(clo
         assert "1 of 1 cells to run" in out, err
         endings.append((code, out.splitlines()[-1]))
     assert sorted(endings) == [(0, "2 numbers compared, 0 moved"), (1, "2 numbers compared, 1 moved")]
-    code, _, err = run(clone, "check", "digits", "--part", "3/2")
-    assert code == 2 and err == "error: argument --part: '3/2' is not K/N with 1 ≤ K ≤ N\n"
+    for part, complaint in [
+        ("3/2", "argument --part: '3/2' is not K/N with 1 ≤ K ≤ N"),
+        ("3/3", "profile digits has 2 cells to check, which are no 3 parts"),
+    ]:
+        assert run(clone, "check", "digits", "--part", part)[::2] == (2, f"error: {complaint}\n")
 
 
 def test_a_users_mistake_in_a_notebook_is_one_line_and_leaves_nothing(clone):

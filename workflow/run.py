@@ -275,6 +275,8 @@ def share(profile: str, part: tuple[int, int]) -> list[str]:
     """The k-th of n parts of the cells of a check: every n-th, from the longest to the shortest by their records."""
     cells = results.cells(profile, timed=False)
     took = {past.cell.path(): past.seconds for past in preflight.past(cells, [results.RESULTS])}
+    if part[1] > len(cells):
+        raise UserError(f"profile {profile} has {len(cells)} cells to check, which are no {part[1]} parts")
     longest_first = sorted(cells, key=lambda cell: -took.get(cell.path(), math.inf))
     return [f"{cell.experiment}/{cell.name}" for cell in longest_first[part[0] - 1 :: part[1]]]
 

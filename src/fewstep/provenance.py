@@ -6,6 +6,7 @@ that determines its numbers:
 - the code cells of ``book/experiments/<experiment>.ipynb``;
 - the parameters;
 - the SHA-256 of every shipped weight file that a parameter names (``model: digits-unet``);
+- of a paper's network (``network: ddpm-cifar10``) its record in ``data/models.yml`` and what it is pinned to;
 - the source of the modules of this package that the notebook imports, directly or through others. Solver families are
   found by name when they run, so a family belongs to the cells whose ``solver`` or ``solvers`` parameter names one of
   its solvers: an edit of one family changes the keys of its own rows only.
@@ -31,6 +32,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from .errors import UserError, unknown
 
 __all__ = ["OUTSIDE", "ROOT", "WEIGHTS", "cell_key", "device_name", "package_versions", "revision", "weights_of"]
@@ -49,8 +52,11 @@ WEIGHTS = ("model", "other", "features", "guide")
 REGISTRY = ("SOLVERS", "ALIASES", "FIRST_ORDER", "RISING", "DDIM_LAST", "_table")
 """The names in ``fewstep.solvers`` that list the solvers."""
 
+NETWORKS = ("data/models.yml", "data/models.lock.json")
+"""What the papers' networks are, and what they are pinned to."""
+
 PACKAGES = ("torch", "diffusers", "torch-fidelity", "numpy", "scipy")
-DIRTY_PATHS = ("src", "book/experiments", "workflow", "data/checkpoints", "data/models.yml", "data/models.lock.json")
+DIRTY_PATHS = ("src", "book/experiments", "workflow", "data/checkpoints", *NETWORKS)
 
 
 def cell_key(experiment: str, parameters: Mapping[str, Any], root: Path = ROOT) -> str:
@@ -66,13 +72,15 @@ def cell_key(experiment: str, parameters: Mapping[str, Any], root: Path = ROOT) 
     entries = {name: _solver(name) for name in solvers}
     start = {found for cell in cells for found in _imports(cell, "", False, root)}
     start |= {module for module, _ in entries.values()}
-    content = {
+    content: dict[str, Any] = {
         "notebook": [_dump(cell) for cell in cells],
         "parameters": parameters,
         "weights": weights_of(parameters, root),
         "solvers": {name: entry for name, (_, entry) in entries.items()},
         "sources": _closure(start, root),
     }
+    if "network" in parameters:
+        content["network"] = _declared(str(parameters["network"]), root)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -92,6 +100,25 @@ def weights_of(parameters: Mapping[str, Any], root: Path = ROOT) -> dict[str, st
             raise unknown("weights", name, known)
         found[name] = known[name]
     return found
+
+
+def _declared(network: str, root: Path) -> list[dict[str, Any]]:
+    """The record and the pin of a paper's network, less what is only said about it; empty where there is none."""
+    found = []
+    for file in NETWORKS:
+        path = root / file
+        entries = _entries(path, path.stat().st_mtime_ns) if path.exists() else {}
+        entry = entries.get("models", entries).get(network, {})
+        found.append({key: value for key, value in entry.items() if key not in ("title", "licence")})
+    return found
+
+
+@functools.cache
+def _entries(path: Path, changed_ns: int) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(path.read_text("utf-8")) or {}  # JSON is YAML
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
 
 
 def _code_cells(notebook: Path) -> list[ast.Module]:

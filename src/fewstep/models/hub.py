@@ -148,14 +148,13 @@ def fetch(
             kept = try_to_load_from_cache(pin.hub, file, cache_dir=CACHE, revision=pin.revision)
             path = Path(hf_hub_download(pin.hub, file, revision=pin.revision, cache_dir=CACHE, endpoint=endpoint))
             if file in pin.sha256 and (digest := sha256(path)) != pin.sha256[file]:
-                if not isinstance(kept, str):
-                    path.resolve().unlink(missing_ok=True)  # a link to it is what the cache shows
-                    path.unlink(missing_ok=True)
-                what = "delete it" if isinstance(kept, str) else "it is not kept"
+                has, blob = f"{path} of {name} has SHA-256 {digest}", path.resolve()  # the path is a link
                 who = f"{FILE} pins" if pinned else "the hub states"
-                raise UserError(
-                    f"{path} of {name} has SHA-256 {digest}, {who} {pin.sha256[file]}; {what}"
-                    + f"; {AGAIN.format(name)}" * pinned
-                )
+                if isinstance(kept, str):
+                    raise UserError(f"{has}, {who} {pin.sha256[file]}; delete {blob}, and it is fetched again")
+                blob.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+                again = f"; {AGAIN.format(name)}" if pinned else ""
+                raise UserError(f"{has}, {who} {pin.sha256[file]}; it is not kept{again}")
         found[file] = path
     return found

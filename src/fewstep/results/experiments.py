@@ -158,6 +158,9 @@ def cells(
     ]
     names = [f"{cell.experiment}/{cell.name}" for cell in found]
     for name in only:
+        of, _, one = name.partition("/")
+        if not timed and of in wanted and experiments[of].timed and one in experiments[of].cells:
+            raise UserError(f"{name} measures the time of a machine, which no other run gives again")
         if name not in names:
             raise unknown(f"cell of profile {profile}", name, names)
     return [cell for cell, name in zip(found, names, strict=True) if not only or name in only]
