@@ -186,13 +186,28 @@ def replays(root: Path) -> dict[str, set[str]]:
     return {stem: names for stem, names in found.items() if stem not in ("__init__", "problem")}
 
 
+PROPER = (
+    "AB Bayes DDIM DDPM DEIS DPM EDM EI Euler FID FON GE GPU Heun iPNDM Kutta Langevin Maruyama ODE PLMS PNDM RK RK45"
+    " Runge SDE tAB Taylor UniPC VE VP"
+)
+NAMES = {name.lower(): name for name in PROPER.split()}
+NAMES |= {"f pndm": "F-PNDM", "s pndm": "S-PNDM", "ito": "Itô", "lambda": "λ", "rho": "ρ"}
+"""How names that tests' names have in small letters are written."""
+
+
+def in_words(name: str) -> str:
+    """A test's name as words."""
+    known = "|".join(sorted(NAMES, key=len, reverse=True))
+    return re.sub(rf"\b({known})\b", lambda found: NAMES[found[0]], name.replace("_", " "))
+
+
 def to_test(path: str, name: str | None, docname: str, label: str | None = None) -> nodes.Node:
     """A link to a test's address, or to its file's."""
     target = label_of(path, name) if name else label_of(path, "file")
     node = addnodes.pending_xref(
         "", refdomain="std", reftype="ref", reftarget=target, refdoc=docname, refexplicit=True, refwarn=True
     )
-    node += nodes.inline("", label or (name or Path(path).stem).removeprefix("test_").replace("_", " "))
+    node += nodes.inline("", label or in_words((name or Path(path).stem).removeprefix("test_")))
     return node
 
 

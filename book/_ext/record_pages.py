@@ -243,8 +243,10 @@ class Table(Directive):
     def not_run(self, profile: str, experiment: str | None = None) -> nodes.paragraph:
         """What stands in a table's place where nothing was measured, or not yet what it shows."""
         begun = " to its end" if experiment and self.records(profile, experiment) else ""
-        text = f"{f'Experiment {experiment} of profile' if experiment else 'Profile'} {profile} was not run{begun}: "
-        why = nodes.emphasis("", text, nodes.literal(text=command(profile, experiment, self.root)))
+        what = [nodes.Text("Experiment "), nodes.literal(text=experiment), nodes.Text(" of profile ")]
+        what = [*(what if experiment else [nodes.Text("Profile ")]), nodes.literal(text=profile)]
+        said = nodes.Text(f" was not run{begun}: ")
+        why = nodes.emphasis("", "", *what, said, nodes.literal(text=command(profile, experiment, self.root)))
         if "caption" not in self.options:
             return nodes.paragraph("", "", why, classes=["not-run"])
         caption, _ = self.state.inline_text(self.options["caption"].rstrip("."), self.lineno)

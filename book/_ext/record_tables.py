@@ -23,7 +23,7 @@ class Absent(UserError):
 
 
 LABELS = {"solver": "sampler", "nfe": "NFE", "budget": "NFE", "gamma": "γ", "eta": "η", "mu": "μ", "t_end": "end time"}
-LABELS |= {"rho_data": "ρ₀", "snr": "ν"}
+LABELS |= {"rho_data": "ρ₀", "rho_start": "ρ at the start", "snr": "ν"}
 """How a coordinate is spelled in a table's head."""
 
 NOT_COORDINATES = {"profile", "experiment", "cell", "metric", "value", "low", "high", "seeds", "stale", "cells"}
@@ -73,9 +73,15 @@ def label(coordinate: str, value: Any) -> str:
     return text.replace("-", "−") if isinstance(value, int | float) else text
 
 
+SPELLINGS = {"sigma-hat": "σ̂", "rhoRK": "ρRK", "L_simple": "simple loss", " (Ours)": ""}
+"""Of the papers' names in the files, which are in ASCII; theirs is not ours."""
+
+
 def spelled(sampler: str) -> str:
-    """A sampler's name as a paper's table has it, with its letters in Greek: the files are in ASCII."""
-    return re.sub(r"\beta ?= ?", "η\u00a0=\u00a0", sampler).replace("sigma-hat", "σ̂").replace("rhoRK", "ρRK")
+    """A sampler's name as a paper's table has it, with its letters in Greek."""
+    for there, here in SPELLINGS.items():
+        sampler = sampler.replace(there, here)
+    return re.sub(r"\beta ?= ?", "η\u00a0=\u00a0", sampler)
 
 
 def capital(text: str) -> str:

@@ -289,9 +289,10 @@ def folded(found: list[nodes.Node], limit: int = 24) -> list[nodes.Node]:
 
 
 class ReportedDirective(Table):
-    """A table of numbers that a paper reports, each row with its source."""
+    """A table of numbers that a paper reports, each row with its source; ``head`` names what the columns count."""
 
     required_arguments = 1
+    option_spec: ClassVar[dict[str, Callable[[str], Any]]] = {**Table.option_spec, "head": directives.unchanged}
 
     def content_nodes(self) -> list[nodes.Node]:
         rows: list[Row] = [dict(row) for row in reported.read(self.arguments[0], self.root)]
@@ -308,7 +309,7 @@ class ReportedDirective(Table):
         lines, columns, cells = tables.pivot(rows, [*by, "source"], column)
         top = [
             *(tables.head(name) for name in by),
-            *(f"{tables.head(column)} {tables.label(column, value)}" for value in columns),
+            *(f"{self.options.get('head', tables.head(column))} {tables.label(column, value)}" for value in columns),
             "source",
         ]
         content = []

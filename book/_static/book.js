@@ -10,6 +10,18 @@
   window.addEventListener("resize", mark);
 })();
 
+// What scrolls sideways says so while more of it is hidden on the right (book.css fades it out there on a phone).
+(() => {
+  const mark = ({ currentTarget: box }) =>
+    box.classList.toggle("goes-on", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+  window.addEventListener("load", () => {
+    for (const box of document.querySelectorAll(".pst-scrollable-table-container, .highlight pre")) {
+      box.addEventListener("scroll", mark, { passive: true });
+      new ResizeObserver(() => mark({ currentTarget: box })).observe(box);
+    }
+  });
+})();
+
 // Tables of numbers sort by a column: a button in its head, first up, then down, then as the book has it.
 (() => {
   const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻";

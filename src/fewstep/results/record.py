@@ -24,7 +24,7 @@ METRICS: dict[str, str] = {
     "ideal_error": "RMS error per pixel, ideal denoiser",
     "median_error": "median over the starts of the RMS error per pixel",
     "same_image": "share of starts on the right image",
-    "level": "noise level ρ",
+    "level": "noise level ρ from which the denoised image is the last one",
     "order": "fitted order of convergence",
     "score_error": "error of the score parametrisation",
     "eps_error": "error of the ε parametrisation",

@@ -263,7 +263,7 @@ def _table() -> dict[str, Solver]:
             calls=3,
             extra=-3,
             min_steps=2,
-            rules="third-order steps, then lower ones that use up the calls; a step to ρ = 0 takes one",
+            rules="third-order steps, then lower ones that spend up to two calls more; a step to ρ = 0 takes one",
         )
     ]
     rows += [

@@ -92,7 +92,7 @@
     const frame = { left: 44, right: w - 14, top: 26, bottom: h - 42 };
     const range = [1e-3, 3];
     const [px, py] = explore.axes(chart, frame, { title: "network calls", range: [2.8, 33], ticks: [5, 10, 20, 30] },
-      { title: "RMS distance to the true ends", range, ticks: [0.001, 0.01, 0.1, 1] });
+      { title: "RMS error of the ends", range, ticks: [0.001, 0.01, 0.1, 1] });
     const place = ([n, e]) => [px(n), py(Math.min(range[1], Math.max(range[0], e)))];
     lines.forEach(({ title, tint, points }, i) => {
       if (!points.length) return;
