@@ -20,7 +20,8 @@ STRICT_SITE := _build/strict/_build/html
 BOOK_INPUTS := book src data workflow requirements.lock _config.yml _toc.yml \
 	pyproject.toml README.md LICENSE CITATION.cff
 RUN_OPTIONS = --executor '$(EXECUTOR)' $(if $(JOBS),--jobs $(JOBS)) $(if $(SHARDS),--shards $(SHARDS)) $(if $(DRY_RUN),--dry-run)
-JUPYTER_BOOK = $(BIN)/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml
+# One thread: numbers are the same on machines of any size, and two threads on a core that others use too take five times as long.
+JUPYTER_BOOK = OMP_NUM_THREADS=1 $(BIN)/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml
 
 .PHONY: help book test serve experiments train gpu check bench test-browser test-golden test-slow test-kill test-slurm lint
 .PHONY: book-strict pdf venv lock clean
