@@ -43,8 +43,8 @@ class Comparison:
 def compare(committed: Iterable[Record], fresh: Iterable[Record]) -> Comparison:
     """Compares every number of two sets of records, intervals too.
 
-    Each may move within the :data:`~fewstep.results.record.TOLERANCE` of its metric; what that names, by half the width
-    of its committed interval too.
+    Each may move within the :data:`~fewstep.results.record.TOLERANCE` of its metric; one of a network in bfloat16, by
+    half the width of its committed interval too.
     """
     old, new = _numbers(committed), _numbers(fresh)
     changes = []
@@ -62,8 +62,8 @@ def _tolerance(measurement: Measurement) -> tuple[float, float]:
     allowed = TOLERANCE[measurement.metric]
     assert allowed is not None  # otherwise it is not compared
     relative, absolute = allowed
-    within_interval = measurement.metric == "ideal_error" or measurement.settings.get("network") == "bfloat16"
-    if within_interval and measurement.low is not None and measurement.high is not None:
+    in_bfloat16 = measurement.settings.get("network") == "bfloat16"
+    if in_bfloat16 and measurement.low is not None and measurement.high is not None:
         absolute = max(absolute, (measurement.high - measurement.low) / 2)
     return relative, absolute
 

@@ -70,7 +70,7 @@ TOLERANCE: dict[str, tuple[float, float] | None] = {
     "feature_error": _NETWORK,
     "ideal_error": (0.1, 1e-3),
     "median_error": _NETWORK,
-    "same_image": (0.0, 0.07),
+    "same_image": (0.0, 0.05),
     "level": _NETWORK,
     "order": (0.0, 1e-3),
     "score_error": _EXACT,
@@ -106,12 +106,11 @@ TOLERANCE: dict[str, tuple[float, float] | None] = {
 Float64 computations repeat to rounding (another processor's or BLAS's last bits, amplified by the steps): 1e-6, with an
 absolute floor where an error reaches rounding itself. Float32 networks differ in the order of their sums between
 machines, and a Fréchet distance of samples passes that on: 3 %. Counts over samples (precision, recall) may move by
-a few samples. A shard states its seconds in its header, whose length moves with their digits: 64 bytes. What rounding
-to fewer bits changes is not compared, since it depends on the processor; nor are wall times, rates and memory.
-
-Two kinds of numbers may move by half the width of their interval too. What a network in bfloat16 draws depends on the
-processor: between two kinds of it the ends of such intervals moved by up to a fifth of that. And few starts may end at
-another training image: one of 32 moves an end of their share's interval by up to 0.05, and the mean error with it.
+a few samples; so may the starts that end at another training image, and the error with them. A shard states its
+seconds in its header, whose length moves with their digits: 64 bytes. What rounding to fewer bits changes is not
+compared, since it depends on the processor; nor are wall times, rates and memory. For the same reason a number of the
+samples of a network in bfloat16 may move by half the width of its interval too: between two kinds of processor the ends
+of such intervals moved by up to a fifth of that.
 """
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
