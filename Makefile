@@ -48,8 +48,8 @@ serve: $(STAMP)  ## show the rendered book on http://localhost:8000 (PORT=...)
 experiments: $(STAMP)  ## run the experiments of PROFILE whose record is missing or stale (CELL=..., FORCE=1: those with a record too, JOBS=..., SHARDS=..., EXECUTOR=slurm, DRY_RUN=1)
 	@$(BIN)/python workflow/run.py experiments "$$PROFILE" $(if $(CELL),--cell="$$CELL") $(if $(FORCE),--force) $(RUN_OPTIONS)
 
-train: $(STAMP)  ## train the networks of PROFILE anew
-	@$(BIN)/python workflow/run.py train "$$PROFILE"
+train: $(STAMP)  ## train the networks of PROFILE anew (CELL=...)
+	@$(BIN)/python workflow/run.py train "$$PROFILE" $(if $(CELL),--cell="$$CELL")
 
 # GPU_PYTHON names the Python of a machine that has all packages but no network; there the book is not rendered.
 # The book is rendered though a cell has failed (1), not after a mistake in the request (2). The code is kept in a file

@@ -226,6 +226,21 @@ def test_a_cell_in_pieces_is_started_when_one_fits(long_cell, capsys, monkeypatc
     assert "done   cifar10/fd_cifar/long" in capsys.readouterr().out
 
 
+def test_of_an_unknown_kind_a_cell_is_taken_to_be_slow(long_cell, capsys, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_DEADLINE", "inf")
+    monkeypatch.setattr(program, "past", lambda *_: [])
+    whole = {"solvers": {"ddim": ["uniform"]}, "budgets": [10], "seeds": [0], "samples": 10 * int(program.RATE)}
+    cells = [
+        results.Cell("cifar10", "ode_error", name, {**whole, "reference_calls": calls})
+        for name, calls in (("short", 0), ("long", 20))
+    ]
+    monkeypatch.setattr(program, "by_worth", lambda profile: cells)
+    assert program.run("cifar10", 0.9 * program.GUESS / 60) == 0
+    said = capsys.readouterr().out
+    assert f"ode_error/short: needs about {program.GUESS:.0f} s" in said  # 100 s at the rate
+    assert "ode_error/long: needs about 400 s" in said  # 10 calls, and 20 + 10 of the reference
+
+
 def test_a_training_that_does_not_fit_is_said_in_one_line(long_cell, capsys, monkeypatch):
     def execute(cell):
         raise program.torch.OutOfMemoryError("CUDA out of memory")

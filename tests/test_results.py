@@ -241,6 +241,14 @@ def test_what_a_papers_network_is_changes_the_keys_of_its_cells_only(toy):
     assert key(toy) not in twos
 
 
+@pytest.mark.parametrize("content", ["models: 3", "- one", "models: {one: 3}", "models: [1"])
+def test_a_list_of_networks_that_is_none_is_named(toy, content):
+    (toy / "data/models.yml").write_text(content)
+    with pytest.raises(UserError, match=r"models\.yml: ") as caught:
+        key(toy, network="one")
+    assert "\n" not in str(caught.value)
+
+
 def test_imports_are_followed_through_modules_and_functions(toy):
     source = toy / "src/fewstep"
     (source / "deep").mkdir()

@@ -264,6 +264,20 @@ def test_training_is_run_by_its_own_command(clone):
     assert (clone / "data/results/digits/train/unet.json").exists() and not records(clone)
 
 
+def test_one_of_the_trainings_by_its_name(clone):
+    folder = clone / "data/results/digits"
+    with (clone / "workflow/experiments.yml").open("a") as file:
+        for name in ("train_a", "train_b"):
+            save_notebook(clone, PARAMETERS, BODY, name=name)
+            file.write(f"  {name}: {{cells: {{net: {{nfes: [1]}}}}}}\n")
+    code, _, err = run(clone, "train", "digits", "--cell", "train_c/net")
+    assert code == 2 and "unknown cell 'train_c/net'; did you mean train_" in err and not folder.exists()
+    for asked in ("train_b/net", "train_b"):
+        code, _, err = run(clone, "train", "digits", "--cell", asked)
+        assert code == 0, err
+        assert [path.parent.name for path in folder.glob("*/*.json")] == ["train_b"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_killed_run_leaves_no_process_and_the_next_goes_on(clone):
     plan = clone / "workflow/experiments.yml"

@@ -28,15 +28,18 @@ import traceback
 from typing import Any
 
 import torch
-from preflight import forecast, largest_piece, past
+from preflight import forecast, largest_piece, past, work
 
 from fewstep import cifar, data, profiles, results, shards, solvers
 from fewstep.errors import NotAtHandError, UserError
-from fewstep.provenance import ROOT
+from fewstep.provenance import ROOT, device_name
 from fewstep.train import UnfinishedError
 
-GUESS = 90.0
-"""Seconds that a cell of an unknown kind is taken to need."""
+GUESS = 180.0
+"""Seconds that a cell of an unknown kind is taken to need at least."""
+
+RATE = 5000.0
+"""Images per second through the network that a cell of an unknown kind is taken to reach: a large card in float32."""
 
 SPARE = 30.0
 """Seconds that a training leaves for saving its state."""
@@ -103,6 +106,7 @@ def run(profile: str, minutes: float) -> int:
         print(f"data: {len(data.load(setting.dataset).labels)} images", flush=True)
 
     cuda = torch.cuda.is_available()
+    print(f"device: {device_name('cuda' if cuda else 'cpu')}", flush=True)
     before = past(results.cells(profile), [results.RESULTS])
     seen = [(one.cell, one.seconds) for one in before if one.cuda == cuda]
     finished = failed = left = 0
@@ -113,7 +117,9 @@ def run(profile: str, minutes: float) -> int:
         name = f"{profile}/{cell.experiment}/{cell.name}"
         remaining = end - time.time()
         # The first cell compiles, which makes its rate too high: the smallest one is nearest to the truth.
-        whole = GUESS if results.is_training(cell.experiment) else forecast(cell, seen, min) or GUESS
+        whole = GUESS
+        if not results.is_training(cell.experiment):
+            whole = forecast(cell, seen, min) or max(GUESS, work(cell) / RATE)
         drawn = kept(cell)
         needed = max(whole - drawn, 0)
         piece = min(needed, whole * largest_piece(cell))
@@ -124,7 +130,7 @@ def run(profile: str, minutes: float) -> int:
             return False
         print(f"start  {name}", flush=True)
         started = time.perf_counter()
-        signal.setitimer(signal.ITIMER_REAL, max(remaining, 0.001))
+        signal.setitimer(signal.ITIMER_REAL, max(remaining, 0.001), 5.0)  # again, should the first be lost in a __del__
         try:
             execute(cell)
         except TimeIsUpError:

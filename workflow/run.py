@@ -5,7 +5,7 @@
                        ... PROFILE --force        also those whose record is as it should be
     python workflow/run.py check PROFILE          run every cell into a scratch folder, compare the numbers
                        ... PROFILE --part K/N     only the K-th of N parts of the cells; or --cell as above
-    python workflow/run.py train PROFILE          run the notebook that trains the profile's networks
+    python workflow/run.py train PROFILE          run the notebooks that train its networks; or --cell as above
 
 `experiments` and `check` start Snakemake, which runs the cells as jobs of one thread each: `--executor local` on this
 machine, `--executor slurm` on a cluster, with the settings of workflow/profiles/. `--jobs N` limits how many run at a
@@ -172,11 +172,11 @@ def again(profile: str, *, dry_run: bool = False, only: Collection[str] = (), **
     return 0
 
 
-def named(profile: str, texts: Iterable[str]) -> list[str]:
+def named(cells: Iterable[results.Cell], texts: Iterable[str]) -> list[str]:
     """The cells that are asked for, in texts of one name or several; an experiment's name stands for its cells."""
     names = list(dict.fromkeys(name for text in texts for name in text.split()))
     known: dict[str, list[str]] = {}
-    for cell in results.cells(profile) if names else []:
+    for cell in cells:
         known.setdefault(cell.experiment, []).append(f"{cell.experiment}/{cell.name}")
     return [cell for name in names for cell in known.get(name, [name])]
 
@@ -281,12 +281,19 @@ def share(profile: str, part: tuple[int, int]) -> list[str]:
     return [f"{cell.experiment}/{cell.name}" for cell in longest_first[part[0] - 1 :: part[1]]]
 
 
-def train(profile: str) -> int:
-    """Runs the training notebooks of a profile, with all threads. Returns the exit code."""
+def train(profile: str, texts: Iterable[str] = ()) -> int:
+    """Runs the training notebooks of a profile, or the cells of them that are asked for, with all threads.
+
+    Returns the exit code.
+    """
     failed = 0
-    for cell in [
-        cell for name in results.training(profile) or [results.TRAINING] for cell in results.cells(profile, name)
-    ]:
+    cells = [cell for name in results.training(profile) or [results.TRAINING] for cell in results.cells(profile, name)]
+    names = [f"{cell.experiment}/{cell.name}" for cell in cells]
+    asked = named(cells, texts) or names
+    for name in asked:
+        if name not in names:
+            raise unknown("cell", name, names)
+    for cell in (cell for name, cell in zip(names, cells, strict=True) if name in asked):
         print(f"{profile}/{cell.experiment}/{cell.name}", flush=True)
         log = BUILD / "experiments" / profile / cell.experiment / f"{cell.name}.{cell.key()[:12]}.ipynb"
         failed |= not run_cell.run(cell, log, results.RESULTS, echo=True)
@@ -307,12 +314,11 @@ def main(arguments: list[str] | None = None) -> int:
     for name, text in (
         ("experiments", "run the cells whose record is missing or stale"),
         ("check", "run every cell into a scratch folder and compare with the records"),
-        ("train", "run the notebook that trains the profile's networks"),
+        ("train", "run the notebooks that train the profile's networks"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("profile", help="a profile of workflow/experiments.yml")
-        if name != "train":
-            command.add_argument("--cell", action="append", default=[], help="only EXPERIMENT/CELL, or EXPERIMENT")
+        command.add_argument("--cell", action="append", default=[], help="only EXPERIMENT/CELL, or EXPERIMENT")
         if name == "check":
             command.add_argument("--part", type=run_cell.part_of, metavar="K/N", help="only this part of the cells")
         if name == "experiments":
@@ -327,7 +333,7 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=UserWarning, module="papermill")
     try:
         if options.command == "train":
-            return train(options.profile)
+            return train(options.profile, options.cell)
         how = {name: getattr(options, name) for name in ("executor", "jobs", "shards", "dry_run")}
         if options.command == "experiments":
             if options.profile == smoke.PROFILE:
@@ -336,7 +342,7 @@ def main(arguments: list[str] | None = None) -> int:
                         f"profile {smoke.PROFILE} keeps no records and runs anew each time; without FORCE=1"
                     )
                 return smoke.run(options.cell, jobs=options.jobs, dry_run=options.dry_run)
-        how["only"] = named(options.profile, options.cell)
+        how["only"] = named(results.cells(options.profile) if options.cell else [], options.cell)
         if options.command == "experiments" and options.force:
             return again(options.profile, **how)
         if options.command == "check" and options.part:

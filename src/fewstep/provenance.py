@@ -108,17 +108,21 @@ def _declared(network: str, root: Path) -> list[dict[str, Any]]:
     for file in NETWORKS:
         path = root / file
         entries = _entries(path, path.stat().st_mtime_ns) if path.exists() else {}
-        entry = entries.get("models", entries).get(network, {})
-        found.append({key: value for key, value in entry.items() if key not in ("title", "licence")})
+        known = entries.get(network, {}).items()
+        found.append({key: value for key, value in known if key not in ("title", "licence")})
     return found
 
 
 @functools.cache
-def _entries(path: Path, changed_ns: int) -> dict[str, Any]:
+def _entries(path: Path, changed_ns: int) -> dict[str, dict[str, Any]]:
     try:
-        return yaml.safe_load(path.read_text("utf-8")) or {}  # JSON is YAML
+        found = yaml.safe_load(path.read_text("utf-8")) or {}  # JSON is YAML
     except yaml.YAMLError as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+    entries = found.get("models", found) if isinstance(found, dict) else found
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise UserError(f"{path}: no networks by name; restore it with git")
+    return entries
 
 
 def _code_cells(notebook: Path) -> list[ast.Module]:
