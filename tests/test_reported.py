@@ -226,4 +226,4 @@ def test_the_page_shows_ours_the_difference_and_what_is_not_run(clone, monkeypat
     command = "not run yet: make experiments PROFILE=paper CELL=fid/ipndm-4-vp, about 7.5 GPU-minutes"
     assert ipndm[0] == ["iPNDM-4", "quadratic", "score-sde-vp-deep", "5", command]
     html, _, _ = build(clone, "```{reproduced} ddim_2010.02502\n:table: Table 2\n```")
-    assert "7 rows, not reproduced: a reconstruction error" in html
+    assert "Table 2, 7 rows, not reproduced: a reconstruction error" in html

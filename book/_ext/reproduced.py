@@ -92,7 +92,8 @@ class ReproducedDirective(_Reported):
         metrics = list(dict.fromkeys(number.row["metric"] for number in found))
         reasons = dict.fromkeys(number.reason for number in found if number.reason)
         if not any(number.targets for number in found):
-            return [nodes.paragraph(text=f"{len(found)} rows, not reproduced: {'; '.join(reasons)}.")]
+            text = f"{wanted[0].upper()}{wanted[1:]}, {len(found)} rows, not reproduced: {'; '.join(reasons)}."
+            return [nodes.paragraph(text=text)]
         # A data set with several networks: where each has its own, its name says enough.
         by_model = len({(n.row["dataset"], n.row["model"]) for n in found}) > len({n.row["dataset"] for n in found})
         made = [reported.ours(target, self.root) for number in found for target in number.targets]
