@@ -262,3 +262,24 @@ def test_what_is_kept_is_not_needed_again(long_cell, capsys, monkeypatch):
     assert "needs about 10 s, 5 s are left" in said and "will take about 0.0 hours" in said
     assert program.run("cifar10", 15 / 60) == 0
     assert "done   cifar10/fd_cifar/long" in capsys.readouterr().out
+
+
+def test_the_alarm_rings_until_it_is_heard_and_not_after(long_cell, capsys, monkeypatch):
+    """The first alarm is lost where Python ignores errors; what is said of the cell afterwards is not cut short."""
+    armed = []
+
+    def execute(cell):
+        armed.append(program.signal.getitimer(program.signal.ITIMER_REAL))
+        raise program.TimeIsUpError
+
+    def kept(cell):
+        armed.append(program.signal.getitimer(program.signal.ITIMER_REAL))
+        return 0.0
+
+    monkeypatch.setenv("FEWSTEP_DEADLINE", "inf")
+    monkeypatch.setattr(program, "execute", execute)
+    monkeypatch.setattr(program, "kept", kept)
+    assert program.run("cifar10", 35 / 60) == 0
+    assert "later  cifar10/fd_cifar/long: time is up" in capsys.readouterr().out
+    before, running, handled = armed
+    assert before == handled == (0.0, 0.0) and running[0] > 30 and running[1] == 5.0

@@ -132,7 +132,10 @@ def run(profile: str, minutes: float) -> int:
         started = time.perf_counter()
         signal.setitimer(signal.ITIMER_REAL, max(remaining, 0.001), 5.0)  # again, should the first be lost in a __del__
         try:
-            execute(cell)
+            try:
+                execute(cell)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)  # here: it must not ring while its own error is handled
         except TimeIsUpError:
             left += 1
             later += max(whole - kept(cell), 0)
@@ -159,7 +162,6 @@ def run(profile: str, minutes: float) -> int:
             print(f"failed {name}\n{traceback.format_exc(limit=-3)}", flush=True)
             return False
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
             gc.collect()  # functions of a notebook and its names hold each other, and with them the GPU's memory
         seconds = time.perf_counter() - started
         finished += 1
